@@ -1,0 +1,1 @@
+"""Option declarations, one module for each part; nothing here reads a value."""

@@ -1,0 +1,1 @@
+"""Volume drivers: they own storage."""

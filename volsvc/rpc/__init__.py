@@ -1,0 +1,1 @@
+"""oslo.messaging behind a thin module: the doorbell, and the unix:// transport."""

@@ -1,0 +1,300 @@
+"""The one table of statuses: what may start from where, and where it leads.
+
+Every change of a status in this service is a row here.  The API's validation, the gate
+in the store, resume after a crash, the drawn diagram and the tests read this table;
+nothing else decides a status.  The words are Cinder's (cinder/objects/fields.py).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class Resource(enum.StrEnum):
+    VOLUME = "volume"
+    SNAPSHOT = "snapshot"
+    ATTACHMENT = "attachment"
+    BACKUP = "backup"
+    SERVICE = "service"
+
+
+class VolumeStatus(enum.StrEnum):
+    CREATING = "creating"
+    AVAILABLE = "available"
+    DELETING = "deleting"
+    ERROR = "error"
+    ERROR_DELETING = "error_deleting"
+    ERROR_MANAGING = "error_managing"
+    MANAGING = "managing"
+    ATTACHING = "attaching"
+    IN_USE = "in-use"
+    DETACHING = "detaching"
+    MAINTENANCE = "maintenance"
+    RESTORING_BACKUP = "restoring-backup"
+    ERROR_RESTORING = "error_restoring"
+    RESERVED = "reserved"
+    AWAITING_TRANSFER = "awaiting-transfer"
+    BACKING_UP = "backing-up"
+    ERROR_BACKING_UP = "error_backing-up"
+    ERROR_EXTENDING = "error_extending"
+    DOWNLOADING = "downloading"
+    UPLOADING = "uploading"
+    RETYPING = "retyping"
+    EXTENDING = "extending"
+
+
+class SnapshotStatus(enum.StrEnum):
+    CREATING = "creating"
+    AVAILABLE = "available"
+    DELETING = "deleting"
+    ERROR = "error"
+    ERROR_DELETING = "error_deleting"
+    UPDATING = "updating"
+    UNMANAGING = "unmanaging"
+    BACKING_UP = "backing-up"
+    RESTORING = "restoring"
+    DELETED = "deleted"
+
+
+class AttachStatus(enum.StrEnum):
+    RESERVED = "reserved"
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+    DETACHED = "detached"
+    ERROR_ATTACHING = "error_attaching"
+    ERROR_DETACHING = "error_detaching"
+    DELETED = "deleted"
+
+
+class BackupStatus(enum.StrEnum):
+    CREATING = "creating"
+    AVAILABLE = "available"
+    DELETING = "deleting"
+    DELETED = "deleted"
+    RESTORING = "restoring"
+    ERROR = "error"
+    ERROR_DELETING = "error_deleting"
+
+
+class OperationState(enum.StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN_STATES = frozenset({OperationState.QUEUED, OperationState.RUNNING})
+
+
+class Becomes(enum.Enum):
+    """A status that is not a word but a rule."""
+
+    UNCHANGED = "unchanged"
+    PREVIOUS = "back to what it was when the operation was recorded"
+    COMPUTED = "computed from the attachments"
+    GONE = "the row is deleted"
+
+
+class From(enum.Enum):
+    """Where a row of the table may start when that is not a set of statuses."""
+
+    NEW = "the row does not exist yet"
+    ANY = "any status"
+
+
+Status = str | Becomes
+Sources = frozenset[str] | From
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one operation does to the status of one resource.
+
+    ``shared``: other operations that share this resource may run at the same time;
+    one that doesn't share it waits for its turn.
+    """
+
+    resource: Resource
+    sources: Sources
+    during: Status
+    success: Status
+    failure: Status
+    shared: bool = False
+
+    def may_start_from(self, status: str) -> bool:
+        return self.sources is From.ANY or (self.sources is not From.NEW and status in self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One row: an action, the resource it is about, and the second one it touches.
+
+    ``waits``: the request that asks for it answers with its result.
+    ``record_only``: the storage has nothing to do, so the store does it in one transaction
+    and no daemon is needed.
+    """
+
+    action: str
+    first: Change
+    second: Change | None = None
+    waits: bool = False
+    record_only: bool = False
+
+
+def _of(*statuses: str) -> frozenset[str]:
+    return frozenset(str(s) for s in statuses)
+
+
+V, S, A = VolumeStatus, SnapshotStatus, AttachStatus
+
+_SOURCE_VOLUME = Change(
+    Resource.VOLUME, _of(V.AVAILABLE, V.IN_USE), Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED, shared=True
+)
+_SOURCE_SNAPSHOT = Change(
+    Resource.SNAPSHOT, _of(S.AVAILABLE), Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED, shared=True
+)
+_PARENT_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED, shared=True)
+_NEW_VOLUME = Change(Resource.VOLUME, From.NEW, V.CREATING, V.AVAILABLE, V.ERROR)
+_ATTACHED_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.COMPUTED, Becomes.COMPUTED, Becomes.COMPUTED)
+
+_TABLE: tuple[Transition, ...] = (
+    Transition("volume_create", _NEW_VOLUME),
+    Transition("volume_create_from_snapshot", _NEW_VOLUME, _SOURCE_SNAPSHOT),
+    Transition("volume_clone", _NEW_VOLUME, _SOURCE_VOLUME),
+    Transition(
+        "volume_delete",
+        Change(
+            Resource.VOLUME,
+            _of(V.AVAILABLE, V.ERROR, V.ERROR_DELETING, V.ERROR_EXTENDING, V.ERROR_RESTORING, V.ERROR_MANAGING),
+            V.DELETING,
+            Becomes.GONE,
+            V.ERROR_DELETING,
+        ),
+    ),
+    Transition(
+        "volume_force_delete",
+        Change(Resource.VOLUME, From.ANY, V.DELETING, Becomes.GONE, V.ERROR_DELETING),
+    ),
+    Transition(
+        "volume_extend",
+        Change(Resource.VOLUME, _of(V.AVAILABLE), V.EXTENDING, V.AVAILABLE, V.ERROR_EXTENDING),
+    ),
+    Transition(
+        "volume_extend_attached",
+        Change(Resource.VOLUME, _of(V.IN_USE), V.EXTENDING, Becomes.PREVIOUS, Becomes.PREVIOUS),
+    ),
+    Transition(
+        "snapshot_create",
+        Change(Resource.SNAPSHOT, From.NEW, S.CREATING, S.AVAILABLE, S.ERROR),
+        _SOURCE_VOLUME,
+    ),
+    Transition(
+        "snapshot_delete",
+        Change(
+            Resource.SNAPSHOT,
+            _of(S.AVAILABLE, S.ERROR, S.ERROR_DELETING),
+            S.DELETING,
+            Becomes.GONE,
+            S.ERROR_DELETING,
+        ),
+        _PARENT_VOLUME,
+    ),
+    Transition(
+        "snapshot_force_delete",
+        Change(Resource.SNAPSHOT, From.ANY, S.DELETING, Becomes.GONE, S.ERROR_DELETING),
+        _PARENT_VOLUME,
+    ),
+    Transition(
+        "attachment_reserve",
+        Change(Resource.ATTACHMENT, From.NEW, A.RESERVED, A.RESERVED, Becomes.GONE),
+        Change(
+            Resource.VOLUME,
+            _of(V.AVAILABLE, V.IN_USE, V.RESERVED, V.ATTACHING),
+            Becomes.COMPUTED,
+            Becomes.COMPUTED,
+            Becomes.COMPUTED,
+        ),
+        record_only=True,
+    ),
+    Transition(
+        "attachment_create",
+        Change(Resource.ATTACHMENT, From.NEW, A.ATTACHING, A.ATTACHING, Becomes.GONE),
+        Change(
+            Resource.VOLUME,
+            _of(V.AVAILABLE, V.IN_USE, V.RESERVED, V.ATTACHING),
+            Becomes.COMPUTED,
+            Becomes.COMPUTED,
+            Becomes.COMPUTED,
+        ),
+        waits=True,
+    ),
+    Transition(
+        "attachment_connect",
+        Change(
+            Resource.ATTACHMENT,
+            _of(A.RESERVED, A.ATTACHING, A.ERROR_ATTACHING),
+            A.ATTACHING,
+            A.ATTACHING,
+            A.ERROR_ATTACHING,
+        ),
+        _ATTACHED_VOLUME,
+        waits=True,
+    ),
+    Transition(
+        "attachment_complete",
+        Change(Resource.ATTACHMENT, _of(A.ATTACHING, A.ATTACHED), A.ATTACHED, A.ATTACHED, Becomes.PREVIOUS),
+        _ATTACHED_VOLUME,
+        record_only=True,
+    ),
+    Transition(
+        "attachment_release",
+        Change(Resource.ATTACHMENT, _of(A.RESERVED), Becomes.GONE, Becomes.GONE, Becomes.PREVIOUS),
+        _ATTACHED_VOLUME,
+        record_only=True,
+    ),
+    Transition(
+        "attachment_disconnect",
+        Change(
+            Resource.ATTACHMENT,
+            _of(A.ATTACHED, A.ATTACHING, A.DETACHING, A.ERROR_ATTACHING, A.ERROR_DETACHING),
+            A.DETACHING,
+            Becomes.GONE,
+            A.ERROR_DETACHING,
+        ),
+        _ATTACHED_VOLUME,
+        waits=True,
+    ),
+)
+
+TRANSITIONS: dict[str, Transition] = {row.action: row for row in _TABLE}
+
+# A volume's status while attachments decide it, by the attachment that weighs most.
+# An attachment in error_detaching may still be connected, so the volume counts as in use.
+_ATTACHMENT_WEIGHT: tuple[tuple[frozenset[str], VolumeStatus], ...] = (
+    (_of(A.ATTACHED, A.ERROR_DETACHING), V.IN_USE),
+    (_of(A.DETACHING), V.DETACHING),
+    (_of(A.ATTACHING), V.ATTACHING),
+    (_of(A.RESERVED, A.ERROR_ATTACHING), V.RESERVED),
+)
+
+
+def compute_volume_status(attach_statuses: Iterable[str]) -> VolumeStatus:
+    """The status that a volume's attachments give it; ``available`` without any."""
+    statuses = frozenset(attach_statuses)
+    for group, status in _ATTACHMENT_WEIGHT:
+        if statuses & group:
+            return status
+    return VolumeStatus.AVAILABLE
+
+
+def compute_attach_status(attach_statuses: Iterable[str]) -> AttachStatus:
+    """A volume's ``attach_status``: ``attached`` while any attachment is or may be connected."""
+    statuses = frozenset(attach_statuses)
+    for status in (A.ATTACHED, A.ERROR_DETACHING, A.DETACHING, A.ATTACHING, A.RESERVED):
+        if status in statuses:
+            return A.ATTACHED if status in (A.ERROR_DETACHING,) else status
+    return AttachStatus.DETACHED

@@ -1,0 +1,1 @@
+"""Targets: they own the way in which a client reaches a volume."""
