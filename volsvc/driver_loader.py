@@ -1,0 +1,126 @@
+"""Finding and building a backend's driver and target, with errors that say what to mend.
+
+A name is looked up among the entry points of installed packages; a dotted path is imported as
+Cinder's ``volume_driver`` is.  What goes wrong here can't pass by itself, so everything raised
+is an ``UnrecoverableDriverError``: authors of drivers get that without trying.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from oslo_config import cfg
+
+from volsvc import exceptions as exc
+from volsvc.drivers.base import DriverContext, VolumeDriver
+from volsvc.options import Options
+from volsvc.targets.base import BaseTarget, TargetContext
+
+DRIVERS = "volsvc.volume_drivers"
+TARGETS = "volsvc.targets"
+
+#: Debian packages of libraries that drivers import, for the sentence that says what to install.
+PACKAGES = {
+    "rados": "python3-rados",
+    "rbd": "python3-rbd",
+    "nbd": "python3-libnbd",
+    "rtslib_fb": "python3-rtslib-fb",
+}
+
+
+class BackendConfig(Protocol):
+    """What building needs of a backend's settings (``settings.BackendSettings``)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> Options: ...
+
+    def freeze(self, declared: Sequence[cfg.Opt]) -> Options: ...
+
+
+def find_class(group: str, name: str, option: str) -> type[Any]:
+    """The class that ``name`` means.
+
+    Raises ``MissingDriverLibrary`` when an import fails on a library, ``DriverConfigurationError``
+    when there is no such module or class.
+    """
+    importlib.invalidate_caches()
+    for entry in importlib.metadata.entry_points(group=group, name=name):
+        return _import(entry.load, f"{option} = {name}", entry.value.partition(":")[0])
+    if "." not in name:
+        known = ", ".join(sorted({entry.name for entry in importlib.metadata.entry_points(group=group)}))
+        raise exc.DriverConfigurationError(
+            reason=f"{option} is {name!r}; it must be one of {known}, or a class as package.module.Class"
+        )
+    module_name, _, class_name = name.rpartition(".")
+    module = _import(lambda: importlib.import_module(module_name), f"{option} = {name}", module_name)
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        raise exc.DriverConfigurationError(reason=f"{option} is {name!r}, but {module_name} has no class {class_name}")
+    return found
+
+
+def _import(load: Callable[[], Any], what: str, module_name: str) -> Any:
+    try:
+        return load()
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        if module_name == missing or module_name.startswith(missing + "."):
+            raise exc.DriverConfigurationError(reason=f"{what}: there is no module {missing}") from error
+        raise _missing_library(missing, what) from error
+    except ImportError as error:
+        raise _missing_library(error.name or exc.describe(error), what) from error
+    except AttributeError as error:
+        raise exc.DriverConfigurationError(reason=f"{what}: {exc.describe(error)}") from error
+    except Exception as error:
+        raise exc.DriverConfigurationError(
+            reason=f"{what}: importing {module_name} failed: {exc.describe(error)}"
+        ) from error
+
+
+def _missing_library(library: str, what: str) -> exc.MissingDriverLibrary:
+    package = PACKAGES.get(library.partition(".")[0])
+    remedy = f"install {package}" if package else "install the package that has it"
+    return exc.MissingDriverLibrary(library=f'the Python library "{library}" ({what})', remedy=remedy)
+
+
+def load_driver(
+    backend: BackendConfig, *, host: str, state_path: str, runtime_path: str
+) -> tuple[type[VolumeDriver], Callable[[], VolumeDriver]]:
+    """The driver's class, and a function that builds one driver with its target.
+
+    Raises children of ``UnrecoverableDriverError``.
+    """
+    driver_class = find_class(DRIVERS, backend.options.volume_driver, "volume_driver")
+    if not issubclass(driver_class, VolumeDriver):
+        raise exc.DriverConfigurationError(
+            reason=f"volume_driver {backend.options.volume_driver!r} is not a child of volsvc.drivers.base.VolumeDriver"
+        )
+    if not driver_class.supported and not backend.options.enable_unsupported_driver:
+        raise exc.DriverNotSupported(
+            driver=backend.options.volume_driver,
+            reason="its author doesn't support it any more; enable_unsupported_driver = True uses it all the same",
+        )
+    target_class = find_class(TARGETS, backend.options.target_helper, "target_helper")
+    driver_options = backend.freeze(driver_class.declared_options())
+    target_options = backend.freeze(target_class.declared_options())
+
+    def build() -> VolumeDriver:
+        target: BaseTarget = target_class(TargetContext(backend.name, host, target_options, runtime_path))
+        return driver_class(
+            DriverContext(
+                backend=backend.name,
+                host=host,
+                options=driver_options,
+                state_path=state_path,
+                runtime_path=runtime_path,
+                target=target,
+            )
+        )
+
+    return driver_class, build

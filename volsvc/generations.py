@@ -1,0 +1,96 @@
+"""Driver generations: an operation keeps the driver it began on.
+
+A generation is one built driver with its target.  Replacing it is a pointer swap; the old
+one is closed when the last operation that holds it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+from volsvc import exceptions as exc
+from volsvc.drivers.base import VolumeDriver
+
+LOG = logging.getLogger(__name__)
+
+
+class Generation:
+    """A driver, how many operations use it, and whether it was replaced."""
+
+    def __init__(self, number: int, driver: VolumeDriver) -> None:
+        self.number = number
+        self.driver = driver
+        self._users = 0
+        self._is_retired = False
+        self._is_closed = False
+        self._guard = threading.Lock()
+
+    def _enter(self) -> None:
+        with self._guard:
+            self._users += 1
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._users -= 1
+        self._close_if_unused()
+
+    def retire(self) -> None:
+        """No new users; closed at once when nobody uses it."""
+        with self._guard:
+            self._is_retired = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        with self._guard:
+            if not self._is_retired or self._users or self._is_closed:
+                return
+            self._is_closed = True
+        try:
+            self.driver.close()
+        except Exception:
+            LOG.exception("closing generation %d failed; it is dropped", self.number)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+
+class CurrentGeneration:
+    """The pointer to the generation that new operations begin on."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._guard = threading.Lock()
+        self._current: Generation | None = None
+        self._count = 0
+
+    def swap(self, driver: VolumeDriver | None) -> None:
+        """Put a driver in place (None: there is none now) and retire the one before."""
+        with self._guard:
+            before = self._current
+            if driver is None:
+                self._current = None
+            else:
+                self._count += 1
+                self._current = Generation(self._count, driver)
+        if before is not None:
+            before.retire()
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[VolumeDriver]:
+        """The current driver, kept open for the length of the block.
+
+        Raises ``BackendUnavailable`` when there is none.
+        """
+        with self._guard:
+            generation = self._current
+            if generation is None:
+                raise exc.BackendUnavailable(reason=f"the driver of {self._backend} is not initialised")
+            generation._enter()
+        try:
+            yield generation.driver
+        finally:
+            generation._leave()

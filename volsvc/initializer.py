@@ -1,0 +1,368 @@
+"""Bringing a driver up, and up again: one state machine for every manager.
+
+An attempt runs named steps in a thread of its own, so that a driver that hangs holds up
+nobody, and so that an error says which step failed.  What follows from each end of an attempt
+is one table, ``NEXT_STATE``.  Nothing here sleeps or retries: whoever publishes capabilities
+calls ``attempt`` again while ``wants_attempt`` says so.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from volsvc import exceptions as exc
+from volsvc.ports import Clock
+
+LOG = logging.getLogger(__name__)
+
+C = TypeVar("C")
+
+
+class InitState(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    RETRYING = "retrying"
+    LOST = "lost"
+    EXHAUSTED = "exhausted"
+    UNRECOVERABLE = "unrecoverable"
+
+
+class Event(enum.StrEnum):
+    SUCCEEDED = "an attempt succeeded"
+    FAILED = "an attempt failed, others remain"
+    FAILED_LAST = "an attempt failed, it was the last"
+    FAILED_FOR_GOOD = "an attempt failed with an unrecoverable error"
+    LOST = "the backend's health was lost"
+    ASKED = "reload or reinit asked for an attempt"
+
+
+_S, _E = InitState, Event
+
+#: (state, event) → state.  A count that is used up never ends a backend that was ready before:
+#: the count is about a start that never worked.
+NEXT_STATE: dict[tuple[InitState, Event], InitState] = {
+    (_S.STARTING, _E.SUCCEEDED): _S.READY,
+    (_S.STARTING, _E.FAILED): _S.RETRYING,
+    (_S.STARTING, _E.FAILED_LAST): _S.EXHAUSTED,
+    (_S.STARTING, _E.FAILED_FOR_GOOD): _S.UNRECOVERABLE,
+    (_S.STARTING, _E.LOST): _S.STARTING,
+    (_S.STARTING, _E.ASKED): _S.STARTING,
+    (_S.READY, _E.SUCCEEDED): _S.READY,
+    (_S.READY, _E.FAILED): _S.LOST,
+    (_S.READY, _E.FAILED_LAST): _S.LOST,
+    (_S.READY, _E.FAILED_FOR_GOOD): _S.UNRECOVERABLE,
+    (_S.READY, _E.LOST): _S.LOST,
+    (_S.READY, _E.ASKED): _S.READY,
+    (_S.RETRYING, _E.SUCCEEDED): _S.READY,
+    (_S.RETRYING, _E.FAILED): _S.RETRYING,
+    (_S.RETRYING, _E.FAILED_LAST): _S.EXHAUSTED,
+    (_S.RETRYING, _E.FAILED_FOR_GOOD): _S.UNRECOVERABLE,
+    (_S.RETRYING, _E.LOST): _S.RETRYING,
+    (_S.RETRYING, _E.ASKED): _S.RETRYING,
+    (_S.LOST, _E.SUCCEEDED): _S.READY,
+    (_S.LOST, _E.FAILED): _S.LOST,
+    (_S.LOST, _E.FAILED_LAST): _S.LOST,
+    (_S.LOST, _E.FAILED_FOR_GOOD): _S.UNRECOVERABLE,
+    (_S.LOST, _E.LOST): _S.LOST,
+    (_S.LOST, _E.ASKED): _S.LOST,
+    (_S.EXHAUSTED, _E.SUCCEEDED): _S.READY,
+    (_S.EXHAUSTED, _E.FAILED): _S.RETRYING,
+    (_S.EXHAUSTED, _E.FAILED_LAST): _S.EXHAUSTED,
+    (_S.EXHAUSTED, _E.FAILED_FOR_GOOD): _S.UNRECOVERABLE,
+    (_S.EXHAUSTED, _E.LOST): _S.EXHAUSTED,
+    (_S.EXHAUSTED, _E.ASKED): _S.RETRYING,
+    (_S.UNRECOVERABLE, _E.SUCCEEDED): _S.READY,
+    (_S.UNRECOVERABLE, _E.FAILED): _S.RETRYING,
+    (_S.UNRECOVERABLE, _E.FAILED_LAST): _S.EXHAUSTED,
+    (_S.UNRECOVERABLE, _E.FAILED_FOR_GOOD): _S.UNRECOVERABLE,
+    (_S.UNRECOVERABLE, _E.LOST): _S.UNRECOVERABLE,
+    (_S.UNRECOVERABLE, _E.ASKED): _S.RETRYING,
+}
+
+#: States that an attempt leaves by itself at the next publish.
+SELF_HEALING = frozenset({InitState.STARTING, InitState.RETRYING, InitState.LOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[C]):
+    """One named part of an attempt; it works on the candidate that the attempt builds up."""
+
+    name: str
+    run: Callable[[C], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptReport:
+    """How one attempt ended; ``step`` is None when it succeeded."""
+
+    number: int
+    step: str | None
+    reason: str | None
+    error_class: str | None
+    at: dt.datetime
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class InitStatus:
+    """All that is known, as it goes on the service's row."""
+
+    state: InitState = InitState.STARTING
+    step: str | None = None
+    reason: str | None = None
+    attempts: int = 0
+    max_attempts: int = 0  # the first one and the retries; 0 = no limit
+    losses: int = 0
+    hanging_since: dt.datetime | None = None
+    last_attempt: AttemptReport | None = None
+
+
+class _Attempt(Generic[C]):
+    """One run of the steps in its own thread."""
+
+    def __init__(self, number: int, candidate: C, steps: Sequence[Step[C]], name: str, clock: Clock) -> None:
+        self.number = number
+        self.candidate = candidate
+        self.current_step: str | None = None
+        self.error: BaseException | None = None
+        self.started_at = clock()
+        self.ended = threading.Event()
+        self._steps = steps
+        self._on_end: Callable[[_Attempt[C]], None] | None = None
+        self.thread = threading.Thread(target=self._run, name=f"init-{name}-{number}", daemon=True)
+
+    def start(self, on_end: Callable[[_Attempt[C]], None]) -> None:
+        self._on_end = on_end
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            for step in self._steps:
+                self.current_step = step.name
+                step.run(self.candidate)
+            self.current_step = None
+        except BaseException as error:  # noqa: BLE001 - whatever a driver raises, SystemExit included, ends the attempt
+            self.error = error
+        finally:
+            try:
+                if self._on_end is not None:
+                    self._on_end(self)
+            finally:
+                self.ended.set()
+
+
+class DriverInitializer(Generic[C]):
+    """Runs attempts, keeps the state, hands a good candidate over and closes a bad one.
+
+    ``new_candidate`` builds an empty candidate; ``steps`` fill it; ``adopt`` puts a whole one in
+    service, ``discard`` closes one that failed or came too late.  ``on_change`` is told of every
+    new status, in order; it must not raise.
+
+    ``max_retries``: attempts after the first one until the count is used up, 0 = no limit.
+    ``timeout_s``: after it an attempt is shown as hanging; it goes on, nothing runs beside it.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        steps: Sequence[Step[C]],
+        new_candidate: Callable[[], C],
+        adopt: Callable[[C], None],
+        discard: Callable[[C], None],
+        on_change: Callable[[InitStatus], None],
+        max_retries: int,
+        timeout_s: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        if max_retries < 0:
+            raise exc.ConfigurationError(reason=f"reinit_driver_count is {max_retries}; it can't be negative")
+        self.name = name
+        self._steps = steps
+        self._new_candidate = new_candidate
+        self._adopt = adopt
+        self._discard = discard
+        self._on_change = on_change
+        self._max_retries = max_retries
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._guard = threading.RLock()
+        self._running: _Attempt[C] | None = None
+        self._is_closed = False
+        self._status = InitStatus(max_attempts=max_retries + 1 if max_retries else 0)
+
+    # -- what others ask ---------------------------------------------------------
+
+    @property
+    def status(self) -> InitStatus:
+        return self._status
+
+    @property
+    def is_ready(self) -> bool:
+        return self._status.state is InitState.READY
+
+    @property
+    def wants_attempt(self) -> bool:
+        """Whether the next publish should call ``attempt``."""
+        with self._guard:
+            return self._running is None and not self._is_closed and self._status.state in SELF_HEALING
+
+    def ask(self) -> None:
+        """Somebody mended something: the count starts anew and the next ``attempt`` is due now."""
+        with self._guard:
+            if self._status.state is InitState.READY:
+                return
+            self._move(Event.ASKED, attempts=0)
+
+    def lose(self, reason: str, *, step: str) -> bool:
+        """A ready backend can't serve any more.  Returns whether that was news."""
+        with self._guard:
+            if self._status.state is not InitState.READY:
+                return False
+            self._move(Event.LOST, step=step, reason=reason, attempts=0, losses=self._status.losses + 1)
+            return True
+
+    def note_failed_publish(self, reason: str) -> None:
+        """Publishing failed although the backend is ready: shown, and tried again at the next publish."""
+        with self._guard:
+            if self._status.state is InitState.READY and self._status.reason != reason:
+                self._set(replace(self._status, step="publish", reason=reason))
+
+    def note_published(self) -> None:
+        with self._guard:
+            if self._status.state is InitState.READY and self._status.reason is not None:
+                self._set(replace(self._status, step=None, reason=None))
+
+    def close(self) -> None:
+        """No more attempts; one that still runs is discarded when it ends."""
+        with self._guard:
+            self._is_closed = True
+
+    # -- an attempt ------------------------------------------------------------------
+
+    def attempt(self, stop: threading.Event | None = None) -> InitStatus:
+        """Run one attempt and wait for its end, for ``timeout_s``, or for ``stop``.
+
+        Does nothing when one is running (or hanging) already, or after ``close``.
+        """
+        with self._guard:
+            if self._running is not None or self._is_closed:
+                return self._status
+            number = self._status.attempts + 1
+            running = _Attempt(number, self._new_candidate(), self._steps, self.name, self._clock)
+            self._running = running
+            running.start(self._end)
+        deadline = self._clock() + self._timeout_s
+        while not running.ended.wait(min(0.5, max(0.0, deadline - self._clock()))):
+            if stop is not None and stop.is_set():
+                break
+            if self._clock() >= deadline:
+                self._mark_hanging(running)
+                break
+        return self._status
+
+    def _mark_hanging(self, running: _Attempt[C]) -> None:
+        with self._guard:
+            if self._running is not running or running.ended.is_set() or self._status.hanging_since is not None:
+                return
+            step = running.current_step
+            reason = (
+                f"{step} has not come back within {self._timeout_s:.0f} s; a restart of the daemon ends it "
+                "('--backend' runs this backend in a process of its own, the systemd watchdog restarts by itself)"
+            )
+            LOG.error("%s: initialisation hangs: %s", self.name, reason)
+            since = _utcnow() - dt.timedelta(seconds=self._clock() - running.started_at)
+            event = self._failure_event(running.number, None)
+            self._move(event, step=step, reason=reason, attempts=running.number, hanging_since=since)
+
+    def _end(self, running: _Attempt[C]) -> None:
+        """Called in the attempt's thread."""
+        error = running.error
+        is_late = False
+        with self._guard:
+            is_late = self._status.hanging_since is not None
+            is_closed = self._is_closed
+        if error is None and not is_closed:
+            try:
+                self._adopt(running.candidate)
+            except Exception as adopt_error:  # noqa: BLE001 - ends as a failed attempt, below
+                error = adopt_error
+                running.current_step = "adopt"
+        if error is not None or is_closed:
+            self._close_candidate(running.candidate)
+        report = AttemptReport(
+            number=running.number,
+            step=running.current_step if error is not None else None,
+            reason=exc.describe(error) if error is not None else None,
+            error_class=type(error).__name__ if error is not None else None,
+            at=_utcnow(),
+            duration_s=round(self._clock() - running.started_at, 3),
+        )
+        with self._guard:
+            self._running = None
+            if is_closed:
+                return
+            self._record(running, error, report, is_late)
+
+    def _record(self, running: _Attempt[C], error: BaseException | None, report: AttemptReport, is_late: bool) -> None:
+        if error is None:
+            LOG.info("%s: ready after attempt %d (%.3f s)", self.name, running.number, report.duration_s)
+            self._move(Event.SUCCEEDED, attempts=0, last_attempt=report)
+            return
+        LOG.error(
+            "%s: attempt %d failed in %s: %s",
+            self.name,
+            running.number,
+            report.step,
+            report.reason,
+            exc_info=error if not isinstance(error, exc.VolsvcError) else None,
+        )
+        # A hang was counted when it was noticed; its end only replaces the reason.
+        event = self._failure_event(running.number, error)
+        if is_late and event is not Event.FAILED_FOR_GOOD:
+            self._set(
+                replace(self._status, hanging_since=None, step=report.step, reason=report.reason, last_attempt=report)
+            )
+            return
+        self._move(event, step=report.step, reason=report.reason, attempts=running.number, last_attempt=report)
+
+    def _failure_event(self, number: int, error: BaseException | None) -> Event:
+        if isinstance(error, exc.VolsvcError) and not error.is_recoverable:
+            return Event.FAILED_FOR_GOOD
+        if self._max_retries and number > self._max_retries:
+            return Event.FAILED_LAST
+        return Event.FAILED
+
+    def _close_candidate(self, candidate: C) -> None:
+        try:
+            self._discard(candidate)
+        except Exception:
+            LOG.exception("%s: closing a driver that did not start failed; it is dropped", self.name)
+
+    # -- the state -------------------------------------------------------------------------
+
+    def _move(self, event: Event, **fields: Any) -> None:
+        before = self._status.state
+        fields.setdefault("hanging_since", None)
+        if event in (Event.SUCCEEDED,):
+            fields.setdefault("step", None)
+            fields.setdefault("reason", None)
+        after = NEXT_STATE[(before, event)]
+        self._set(replace(self._status, state=after, **fields))
+        if before is not after:
+            LOG.info("%s: %s -> %s (%s)", self.name, before, after, event)
+
+    def _set(self, status: InitStatus) -> None:
+        self._status = status
+        self._on_change(status)
+
+
+def _utcnow() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -1,0 +1,423 @@
+"""The volume manager: one backend, from its driver's first attempt to its last operation.
+
+It ties together the initialiser (is the driver there?), the generations (which driver do
+operations begin on?), the runner (what is to be done?) and the service's row (what does the
+operator see?).  Threads: one for initialising and publishing, the runner's, and one for an
+attempt while it lasts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from volsvc import exceptions as exc
+from volsvc import models
+from volsvc.drivers.base import VolumeDriver
+from volsvc.generations import CurrentGeneration
+from volsvc.initializer import SELF_HEALING, AttemptReport, DriverInitializer, InitState, InitStatus, Step
+from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
+from volsvc.ports import Clock, Notifier, Store
+from volsvc.volume_actions import VolumeActions
+
+LOG = logging.getLogger(__name__)
+
+BINARY = "cinder-volume"  # what os-services shows; clients filter by Cinder's names
+
+DriverFactory = Callable[[], Callable[[], VolumeDriver]]
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerSettings:
+    """The manager's own options, frozen; names as in cinder.conf."""
+
+    reinit_driver_count: int = 3
+    driver_init_timeout_s: float = 60.0
+    publish_interval_s: float = 60.0
+    backend_loss_threshold: int = 3
+    availability_zone: str = "nova"
+    backend_name: str | None = None  # volume_backend_name
+    version: str = ""
+    runner: RunnerSettings = field(default_factory=RunnerSettings)
+
+
+@dataclass
+class Candidate:
+    """What an attempt builds up before it is put in service."""
+
+    build: Callable[[], VolumeDriver] | None = None
+    driver: VolumeDriver | None = None
+    stats: models.BackendStats | None = None
+
+
+class VolumeManager:
+    """Serves ``host@backend``.
+
+    ``driver_factory`` loads the class and returns a function that builds a driver; both may
+    raise.  Nothing happens before ``start``.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        instance: str,
+        store: Store,
+        notifier: Notifier,
+        driver_factory: DriverFactory,
+        settings: ManagerSettings,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.host = host
+        self.instance = instance
+        self._store = store
+        self._notifier = notifier
+        self._driver_factory = driver_factory
+        self._settings = settings
+        self._clock = clock
+        self._actions = VolumeActions(store)
+        self._generations = CurrentGeneration(host)
+        self._service: models.Service | None = None
+        self._stats_failures = 0
+        self._has_taken_back = False
+        self._has_cleared_up = False
+        self._ready_since = 0.0
+        self._notified: AttemptReport | None = None
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._report_lock = threading.Lock()
+        self._unreported: InitStatus | None = None
+        self.runner = OperationRunner(
+            host=host,
+            instance=instance,
+            store=store,
+            find_handler=self._find_handler,
+            settings=settings.runner,
+            is_accepting=lambda: self.initializer.is_ready,
+            on_unavailable=self._on_unavailable,
+            clock=clock,
+        )
+        self.initializer: DriverInitializer[Candidate] = DriverInitializer(
+            name=host,
+            steps=[
+                Step("load", self._load),
+                Step("do_setup", lambda c: _driver(c).do_setup()),
+                Step("check_for_setup_error", lambda c: _driver(c).check_for_setup_error()),
+                Step("identity", self._check_identity),
+                Step("exports", self._restore_exports),
+                Step("resume", self._resume),
+                Step("publish", self._publish_first),
+            ],
+            new_candidate=Candidate,
+            adopt=self._adopt,
+            discard=self._discard,
+            on_change=self._on_init_change,
+            max_retries=settings.reinit_driver_count,
+            timeout_s=settings.driver_init_timeout_s,
+            clock=clock,
+        )
+        self._publisher = threading.Thread(target=self._publish_loop, name=f"publish-{host}", daemon=True)
+
+    # -- life -----------------------------------------------------------------------
+
+    @property
+    def service_id(self) -> int | None:
+        return self._service.id if self._service else None
+
+    def start(self) -> None:
+        """Register and begin; returns at once, whatever the driver does."""
+        self._service = self._store.register_service(
+            self.host,
+            BINARY,
+            {
+                "instance": self.instance,
+                "pid": os.getpid(),
+                "version": self._settings.version,
+                "availability_zone": self._settings.availability_zone,
+                **_row(InitStatus(max_attempts=self.initializer.status.max_attempts)),
+            },
+        )
+        self.runner.start()
+        self._publisher.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Claim no more, let what runs end within the time, close the driver; True when nothing runs."""
+        self._stop.set()
+        self._wake.set()
+        self.initializer.close()
+        is_idle = self.runner.stop(timeout_s)
+        self._generations.swap(None)
+        if self._service is not None:
+            try:
+                self._store.report_service(self._service.id, {"state": "stopped", "step": None, "reason": None})
+            except exc.StoreUnavailable as error:
+                LOG.warning("%s: that it stopped is not written: %s", self.host, error)
+        return is_idle
+
+    def reinit(self) -> None:
+        """Try now, whatever was used up; does nothing to a backend that is ready."""
+        self.initializer.ask()
+        self._wake.set()
+
+    # -- the periodic task -------------------------------------------------------------
+
+    def _publish_loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.publish_service_capabilities()
+            except Exception:
+                LOG.exception("%s: publishing failed; it is tried again at the next interval", self.host)
+            # A tenth of jitter keeps a fleet's daemons from asking one storage in step.
+            pause_s = self._settings.publish_interval_s * random.uniform(0.9, 1.0)  # noqa: S311
+            self._wake.wait(pause_s)
+            self._wake.clear()
+
+    def publish_service_capabilities(self) -> None:
+        """Ready: read the stats and publish.  Not ready but recoverable: initialise again.  Else: skip."""
+        self._report_late()
+        self._take_back()
+        if self.initializer.is_ready:
+            self._publish_stats()
+        elif self.initializer.wants_attempt:
+            self.init_host()
+        if not self.initializer.is_ready and self.initializer.status.attempts:
+            self._expire_queued()
+
+    def init_host(self) -> InitStatus:
+        """One attempt to initialise the driver."""
+        return self.initializer.attempt(self._stop)
+
+    def _publish_stats(self) -> None:
+        try:
+            with self._generations.use() as driver:
+                stats = _checked_stats(driver.get_volume_stats())
+        except Exception as error:
+            self._stats_failures += 1
+            LOG.warning("%s: reading stats failed (%d in a row): %s", self.host, self._stats_failures, error)
+            self.initializer.note_failed_publish(exc.describe(error))
+            if self._stats_failures >= self._settings.backend_loss_threshold:
+                self._lose(exc.describe(error), step="get_volume_stats")
+            return
+        self._stats_failures = 0
+        self._write_capabilities(stats)
+        self.initializer.note_published()
+
+    def _expire_queued(self) -> None:
+        try:
+            for operation in self._store.expire_queued(self.host):
+                LOG.error("operation %s: %s waited too long for %s", operation.id, operation.action, self.host)
+        except exc.StoreUnavailable as error:
+            LOG.warning("%s: queued work not looked at: %s", self.host, error)
+
+    # -- the steps of an attempt -----------------------------------------------------------
+
+    def _load(self, candidate: Candidate) -> None:
+        candidate.build = self._driver_factory()
+        candidate.driver = candidate.build()
+
+    def _check_identity(self, candidate: Candidate) -> None:
+        """The storage must be the one whose volumes the database knows."""
+        service = self._require_service()
+        driver = _driver(candidate)
+        found = driver.read_identity()
+        known = service.backend_uuid
+        if known is None:
+            if found is None:
+                found = str(uuid.uuid4())
+                driver.write_identity(found)
+            other = next((s.host for s in self._store.list_services() if s.backend_uuid == found), None)
+            if other is not None and other != self.host:
+                raise exc.DriverConfigurationError(
+                    reason=f"this storage belongs to the backend {other}; two backends can't share one"
+                )
+            self._store.report_service(service.id, {"backend_uuid": found})
+            self._service = self._find_service()
+        elif found is None:
+            raise exc.BackendUnavailable(
+                reason=f"the storage has no marker, the backend's is {known}; is its file system mounted?"
+            )
+        elif found != known:
+            raise exc.BackendUnavailable(
+                reason=f"the storage's marker is {found}, the backend's is {known}: this is another storage"
+            )
+
+    def _restore_exports(self, candidate: Candidate) -> None:
+        """Adopt or restart the exporters of attached volumes; end those of no attachment."""
+        driver = _driver(candidate)
+        volumes = self._store.volumes_on(self.host)
+        attached = self._store.attachments_of([volume.id for volume in volumes])
+        connected = {
+            volume.id: [a for a in attached.get(volume.id, []) if a.connection_info and a.status != "detaching"]
+            for volume in volumes
+        }
+        keep = frozenset(volume_id for volume_id, attachments in attached.items() if attachments)
+        for removed in driver.remove_stale_exports(keep):
+            LOG.info("volume %s: ended an export that no attachment needs", removed)
+
+        def restore(volume: models.Volume) -> None:
+            try:
+                driver.ensure_export(volume, connected[volume.id])
+            except (exc.BackendUnavailable, exc.UnrecoverableDriverError):
+                raise
+            except Exception:
+                LOG.exception("volume %s: its export was not restored; detach and attach it again", volume.id)
+
+        with ThreadPoolExecutor(8, thread_name_prefix=f"exports-{self.host}") as pool:
+            list(pool.map(restore, [volume for volume in volumes if connected[volume.id]]))
+
+    def _take_back(self) -> None:
+        """Once for each start: what an earlier instance left running goes back to the queue.
+
+        It needs no driver, so that work behind a dead backend gets its deadline too.
+        """
+        if not self._has_taken_back:
+            self.runner.take_back()
+            self._has_taken_back = True
+
+    def _resume(self, candidate: Candidate) -> None:
+        self._take_back()
+        if not self._has_cleared_up:
+            for name in _driver(candidate).remove_leftovers():
+                LOG.info("%s: removed the unfinished file %s", self.host, name)
+            self._has_cleared_up = True
+
+    def _publish_first(self, candidate: Candidate) -> None:
+        candidate.stats = _checked_stats(_driver(candidate).get_volume_stats())
+
+    def _adopt(self, candidate: Candidate) -> None:
+        if candidate.stats is not None:
+            self._write_capabilities(candidate.stats)
+        self._stats_failures = 0
+        self._ready_since = self._clock()
+        self._generations.swap(_driver(candidate))
+
+    def _discard(self, candidate: Candidate) -> None:
+        if candidate.driver is not None:
+            candidate.driver.close()
+
+    # -- losing and reporting ------------------------------------------------------------------
+
+    def _on_unavailable(self, error: exc.BackendUnavailable) -> None:
+        self._lose(exc.describe(error), step="operation")
+
+    def _lose(self, reason: str, *, step: str) -> None:
+        if self.initializer.lose(reason, step=step):
+            LOG.error("%s: lost: %s; it is initialised again at each publish", self.host, reason)
+            self._generations.swap(None)
+            # One that has served for a while is tried again at once; one that flaps waits its turn.
+            if self._clock() - self._ready_since > self._settings.publish_interval_s:
+                self._wake.set()
+
+    def _on_init_change(self, status: InitStatus) -> None:
+        with self._report_lock:
+            self._unreported = status
+        self._report_late()
+        if status.state is InitState.READY and status.reason is None:
+            self.runner.ring()
+        self._notify(status)
+
+    def _report_late(self) -> None:
+        """Write the newest status; one that the database didn't take is written at the next publish."""
+        with self._report_lock:
+            status = self._unreported
+            if status is None or self._service is None:
+                return
+            fields = _row(status)
+            if status.state in SELF_HEALING and status.hanging_since is None:
+                fields["next_attempt_at"] = _utcnow() + dt.timedelta(seconds=self._settings.publish_interval_s)
+            try:
+                self._store.report_service(self._service.id, fields)
+            except exc.StoreUnavailable as error:
+                LOG.warning("%s: its state %s is not written yet: %s", self.host, status.state, error)
+                return
+            self._unreported = None
+
+    def _notify(self, status: InitStatus) -> None:
+        """One notification for each end of an attempt."""
+        if status.last_attempt is None or status.last_attempt is self._notified:
+            return
+        self._notified = status.last_attempt
+        payload = {
+            "host": self.host,
+            "backend": self.host.partition("@")[2],
+            "state": str(status.state),
+            "step": status.last_attempt.step,
+            "reason": status.last_attempt.reason,
+            "attempt": status.last_attempt.number,
+            "losses": status.losses,
+        }
+        if status.last_attempt.step is None:
+            self._notifier.info("volume.driver.init.end", payload)
+        else:
+            self._notifier.error("volume.driver.init.error", payload)
+
+    def _write_capabilities(self, stats: models.BackendStats) -> None:
+        capabilities = {key: value for key, value in asdict(stats).items() if key != "extra"} | dict(stats.extra)
+        capabilities["volume_backend_name"] = self._settings.backend_name or self.host.partition("@")[2]
+        capabilities["abilities"] = list(stats.abilities)
+        self._store.report_service(self._require_service().id, {"capabilities": capabilities})
+
+    # -- operations -----------------------------------------------------------------------------
+
+    def _find_handler(self, action: str) -> Handler | None:
+        handle = self._actions.find(action)
+        if handle is None:
+            return None
+
+        def run(operation: models.Operation, control: OperationControl) -> Result:
+            with self._generations.use() as driver:
+                return handle(operation, driver, control)
+
+        return run
+
+    # -- the service's row ------------------------------------------------------------------------
+
+    def _require_service(self) -> models.Service:
+        if self._service is None:
+            raise exc.ServiceNotFound(id=self.host)
+        return self._service
+
+    def _find_service(self) -> models.Service:
+        service_id = self._require_service().id
+        return next(s for s in self._store.list_services() if s.id == service_id)
+
+
+def _driver(candidate: Candidate) -> VolumeDriver:
+    if candidate.driver is None:
+        raise exc.DriverError(reason="the driver was not built")
+    return candidate.driver
+
+
+def _checked_stats(stats: Any) -> models.BackendStats:
+    if not isinstance(stats, models.BackendStats):
+        raise exc.DriverError(reason=f"get_volume_stats returned {type(stats).__name__}, not BackendStats")
+    return stats
+
+
+def _row(status: InitStatus) -> dict[str, Any]:
+    """The columns of the service's row that show a status."""
+    last = status.last_attempt
+    return {
+        "state": str(status.state),
+        "step": status.step,
+        "reason": status.reason,
+        "attempts": status.attempts,
+        "max_attempts": status.max_attempts,
+        "losses": status.losses,
+        "hanging_since": status.hanging_since,
+        "next_attempt_at": None,
+        "last_attempt": {**asdict(last), "at": last.at.isoformat()} if last else {},
+    }
+
+
+def _utcnow() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -1,0 +1,242 @@
+"""The configuration as frozen values: read once, checked whole, handed out in parts.
+
+Only this module reads oslo.config.  It parses the files on a ``ConfigOpts`` of its own and
+converts every value, so that a bad one is found here, with its file, option and value, and
+not later where it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from oslo_config import cfg
+
+from volsvc import exceptions as exc
+from volsvc.conf import api as api_conf
+from volsvc.conf import backend as backend_conf
+from volsvc.conf import database as database_conf
+from volsvc.conf import service as service_conf
+from volsvc.options import Options
+
+PROJECT = "volsvc"
+CONFIG_NAME = "cinder.conf"
+
+
+@dataclass(frozen=True)
+class BackendSettings:
+    """One backend's options, and where its driver's and target's own are read from."""
+
+    name: str
+    options: Options
+    _conf: cfg.ConfigOpts = field(repr=False, compare=False)
+
+    def freeze(self, declared: Sequence[cfg.Opt]) -> Options:
+        """The values of a driver's declared options from this backend's group.
+
+        Raises ``DriverConfigurationError`` naming group, option and value.
+        """
+        try:
+            return _read_backend(self._conf, self.name, declared)
+        except exc.ConfigurationError as error:
+            raise exc.DriverConfigurationError(reason=str(error)) from error
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a daemon is built from."""
+
+    service: Options
+    api: Options
+    database: Options
+    backends: tuple[BackendSettings, ...]
+    files: tuple[str, ...]
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def host(self) -> str:
+        return str(self.service.host)
+
+    def backend(self, name: str) -> BackendSettings:
+        for backend in self.backends:
+            if backend.name == name:
+                return backend
+        raise exc.ConfigurationError(
+            reason=f"there is no backend {name!r}; enabled_backends has: {', '.join(b.name for b in self.backends)}"
+        )
+
+
+def find_config_files() -> list[str]:
+    """The first ``cinder.conf`` of ``~/.volsvc`` and ``/etc/volsvc``, or nothing."""
+    for directory in (pathlib.Path.home() / f".{PROJECT}", pathlib.Path("/etc") / PROJECT):
+        path = directory / CONFIG_NAME
+        if path.is_file():
+            return [str(path)]
+    return []
+
+
+def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Settings:
+    """Read and check the configuration.
+
+    Without files and directories the default search applies.  Raises ``ConfigurationError``
+    with one line that names file, option and value.
+    """
+    files = list(config_files)
+    if not files and not config_dirs:
+        files = find_config_files()
+    conf = _parse(files, config_dirs)
+    service = _read_group(conf, "DEFAULT", service_conf.OPTS)
+    service = _with_paths(service)
+    database = _read_group(conf, database_conf.GROUP, database_conf.OPTS)
+    if database.connection is None:
+        database = database.replace(connection=f"sqlite:///{service.state_path}/volsvc.sqlite")
+    if service.service_down_time <= service.report_interval:
+        raise exc.ConfigurationError(
+            reason=f"service_down_time is {service.service_down_time}, it must be more than report_interval "
+            f"({service.report_interval}); otherwise a healthy service counts as down between two heartbeats"
+        )
+    return Settings(
+        service=service,
+        api=_read_group(conf, "DEFAULT", api_conf.OPTS),
+        database=database,
+        backends=tuple(_read_backends(conf, service.enabled_backends)),
+        files=tuple(files),
+        digest=_digest(files, config_dirs),
+        warnings=tuple(_near_misses(conf)),
+    )
+
+
+# -- parsing ------------------------------------------------------------------------
+
+
+def _parse(files: Sequence[str], dirs: Sequence[str]) -> cfg.ConfigOpts:
+    for path in files:
+        if not os.path.isfile(path):
+            raise exc.ConfigurationError(reason=f"the configuration file {path} does not exist or is not a file")
+        if not os.access(path, os.R_OK):
+            raise exc.ConfigurationError(reason=f"the configuration file {path} can't be read: check its permissions")
+    conf = cfg.ConfigOpts()
+    conf.register_opts(service_conf.OPTS)
+    conf.register_opts(api_conf.OPTS)
+    conf.register_opts(database_conf.OPTS, group=database_conf.GROUP)
+    args = [f"--config-file={path}" for path in files] + [f"--config-dir={path}" for path in dirs]
+    try:
+        conf(args=args, project=PROJECT, default_config_files=[], default_config_dirs=[])
+    except cfg.ConfigFileParseError as error:
+        raise exc.ConfigurationError(reason=f"{error.config_file}: {_one_line(error.msg)}") from error
+    except cfg.ConfigFileValueError as error:
+        raise exc.ConfigurationError(reason=_one_line(error)) from error
+    except (cfg.Error, UnicodeDecodeError, OSError) as error:
+        where = ", ".join([*files, *dirs])
+        raise exc.ConfigurationError(reason=f"{where}: {_one_line(error)}") from error
+    return conf
+
+
+def _read_group(conf: cfg.ConfigOpts, group: str, declared: Sequence[cfg.Opt]) -> Options:
+    view = conf if group == "DEFAULT" else conf[group]
+    values = {opt.dest: _value(conf, view, group, opt) for opt in declared}
+    return Options(values, group=group, secrets=frozenset(opt.dest for opt in declared if opt.secret))
+
+
+def _value(conf: cfg.ConfigOpts, view: Any, group: str, opt: cfg.Opt) -> Any:
+    try:
+        return getattr(view, opt.dest)
+    except (cfg.Error, ValueError) as error:
+        raise exc.ConfigurationError(
+            reason=f"{_where(conf)}: [{group}] {opt.name}: {_one_line(error)}{_allowed(opt)}"
+        ) from error
+
+
+def _read_backends(conf: cfg.ConfigOpts, names: Sequence[str]) -> list[BackendSettings]:
+    if not names:
+        raise exc.ConfigurationError(reason=f"{_where(conf)}: enabled_backends is empty; name at least one backend")
+    if len(set(names)) != len(names):
+        raise exc.ConfigurationError(reason=f"{_where(conf)}: enabled_backends names a backend twice: {list(names)}")
+    known = set(conf.list_all_sections())
+    backends = []
+    for name in names:
+        if name not in known and name != "file":
+            raise exc.ConfigurationError(
+                reason=f"{_where(conf)}: enabled_backends names {name!r}, but there is no group [{name}]"
+            )
+        backends.append(BackendSettings(name, _read_backend(conf, name, backend_conf.OPTS), conf))
+    return backends
+
+
+def _read_backend(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) -> Options:
+    """A backend's values: its own group, else [backend_defaults], else the option's default."""
+    values = {}
+    conf.register_opts(declared, group=name)
+    conf.register_opts(declared, group=backend_conf.DEFAULTS_GROUP)
+    for opt in declared:
+        group = name
+        location = conf.get_location(opt.dest, name)
+        if location is None or location.location in (cfg.Locations.opt_default, cfg.Locations.set_default):
+            fallback = conf.get_location(opt.dest, backend_conf.DEFAULTS_GROUP)
+            if fallback is not None and fallback.location is cfg.Locations.user:
+                group = backend_conf.DEFAULTS_GROUP
+        values[opt.dest] = _value(conf, conf[group], group, opt)
+    return Options(values, group=name, secrets=frozenset(opt.dest for opt in declared if opt.secret))
+
+
+def _with_paths(service: Options) -> Options:
+    state_path = service.state_path
+    if state_path is None:
+        state_path = "/var/lib/volsvc" if os.geteuid() == 0 else str(pathlib.Path.home() / f".{PROJECT}" / "state")
+    state_path = os.path.abspath(os.path.expanduser(state_path))
+    runtime_path = os.path.abspath(os.path.expanduser(service.runtime_path or os.path.join(state_path, "run")))
+    transport_url = service.transport_url or f"unix://{runtime_path}/rpc"
+    return service.replace(state_path=state_path, runtime_path=runtime_path, transport_url=transport_url)
+
+
+def _near_misses(conf: cfg.ConfigOpts) -> list[str]:
+    """Warnings for names in [DEFAULT] that are one slip away from an option of ours.
+
+    Cinder has a thousand options that mean nothing here, so an unknown name alone is no news.
+    """
+    known = {opt.dest for opt in (*service_conf.OPTS, *api_conf.OPTS)}
+    found = []
+    for name in _names_in_files(conf, "DEFAULT") - known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if close:
+            found.append(f"{_where(conf)}: [DEFAULT] {name} is not an option; did you mean {close[0]}?")
+    return sorted(found)
+
+
+def _names_in_files(conf: cfg.ConfigOpts, group: str) -> set[str]:
+    namespace = conf._namespace
+    names: set[str] = set()
+    for sections in getattr(namespace, "_parsed", ()):
+        names.update(sections.get(group, {}))
+    return names
+
+
+def _digest(files: Sequence[str], dirs: Sequence[str]) -> str:
+    """A short fingerprint of the files' contents, to see which hosts of a fleet run which file."""
+    digest = hashlib.sha256()
+    paths = list(files)
+    for directory in dirs:
+        paths.extend(str(p) for p in sorted(pathlib.Path(directory).glob("*.conf")))
+    for path in paths:
+        digest.update(pathlib.Path(path).read_bytes())
+        digest.update(b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _where(conf: cfg.ConfigOpts) -> str:
+    return ", ".join([*(conf.config_file or ()), *(conf.config_dir or ())]) or "the defaults"
+
+
+def _allowed(opt: cfg.Opt) -> str:
+    choices = getattr(opt.type, "choices", None)
+    return f" (one of: {', '.join(map(str, choices))})" if choices else f" ({opt.type!r})"
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,17 @@
+"""What a request means: rules, placement, the intent to record, the wait for its end.
+
+``VolumeAPI`` is built from a store and a doorbell and knows neither HTTP nor RPC.
+"""
+
+from volsvc.volume_api.attachments import AttachmentRequests
+from volsvc.volume_api.base import ApiSettings
+from volsvc.volume_api.catalog import CatalogRequests
+from volsvc.volume_api.snapshots import SnapshotRequests
+from volsvc.volume_api.volumes import VolumeRequests
+
+
+class VolumeAPI(VolumeRequests, SnapshotRequests, AttachmentRequests, CatalogRequests):
+    """Every request on volumes, snapshots, attachments, types, services and operations."""
+
+
+__all__ = ["ApiSettings", "VolumeAPI"]
