@@ -51,7 +51,8 @@ def find_class(group: str, name: str, option: str) -> type[Any]:
     """
     importlib.invalidate_caches()
     for entry in importlib.metadata.entry_points(group=group, name=name):
-        return _import(entry.load, f"{option} = {name}", entry.value.partition(":")[0])
+        loaded: type[Any] = _import(entry.load, f"{option} = {name}", entry.value.partition(":")[0])
+        return loaded
     if "." not in name:
         known = ", ".join(sorted({entry.name for entry in importlib.metadata.entry_points(group=group)}))
         raise exc.DriverConfigurationError(

@@ -174,7 +174,7 @@ class VolumeManager:
         while not self._stop.is_set():
             try:
                 self.publish_service_capabilities()
-            except Exception:
+            except BaseException:
                 LOG.exception("%s: publishing failed; it is tried again at the next interval", self.host)
             # A tenth of jitter keeps a fleet's daemons from asking one storage in step.
             pause_s = self._settings.publish_interval_s * random.uniform(0.9, 1.0)  # noqa: S311
@@ -200,7 +200,7 @@ class VolumeManager:
         try:
             with self._generations.use() as driver:
                 stats = _checked_stats(driver.get_volume_stats())
-        except Exception as error:
+        except BaseException as error:  # noqa: BLE001 - a driver's error of any kind must not end the periodic task
             self._stats_failures += 1
             LOG.warning("%s: reading stats failed (%d in a row): %s", self.host, self._stats_failures, error)
             self.initializer.note_failed_publish(exc.describe(error))

@@ -10,7 +10,6 @@ from volsvc import models, placement
 from volsvc.ports import CapacityClaim, Guards, Intent, Page, Query
 from volsvc.volume_api.base import RequestBase, check_size, new_id, scope_of, scoped
 
-
 Summary = tuple[int, int, dict[str, list[str]]]
 
 

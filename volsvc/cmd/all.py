@@ -1,0 +1,48 @@
+"""volsvc-all: every part of the service in one process, for one machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from volsvc.cmd import daemon
+
+if TYPE_CHECKING:
+    from volsvc.service import Foundations, Part
+
+HINTS = """
+volsvc is ready at {url}
+Try, in another terminal:
+  export CINDER_ENDPOINT={url}/v3/demo OS_AUTH_TYPE=noauth   # for the client 'cinder'
+  cinder create --name first 1
+  cinder list
+  volsvc --endpoint {url}/v3/demo operation list
+Ctrl-C stops it; volumes and their exporters stay.
+"""
+
+
+def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
+    from volsvc.service import ApiPart, VolumePart
+
+    return [VolumePart(foundations, foundations.settings.backends), ApiPart(foundations)]
+
+
+def show_hints(parts: Sequence[Part]) -> None:
+    from volsvc.service import ApiPart
+
+    for part in parts:
+        if isinstance(part, ApiPart):
+            print(HINTS.format(url=part.server.address), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = daemon.build_parser("Serve storage backends and the REST API in one process.")
+    parser.add_argument("--hints", action="store_true", help="print where it listens and commands to try")
+    hints = parser.parse_known_args(argv)[0].hints
+    return daemon.run(parser, build_parts, argv, show_hints if hints else lambda parts: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""volsvc-api: the REST API."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from volsvc.cmd import daemon
+
+if TYPE_CHECKING:
+    from volsvc.service import Foundations, Part
+
+
+def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
+    from volsvc.service import ApiPart
+
+    return [ApiPart(foundations)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return daemon.run(daemon.build_parser("Serve the block storage REST API (v3)."), build_parts, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""volsvc: what python-cinderclient lacks, over the REST API."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import volsvc
+from volsvc.cmd import tables
+
+DEFAULT_ENDPOINT = "http://127.0.0.1:8776/v3/demo"
+OPERATION_COLUMNS = ("id", "action", "resource_id", "state", "progress", "created_at", "error")
+TIMEOUT_S = 30.0
+
+
+class RequestFailed(Exception):
+    """The API answered with an error, or not at all; the text is for the user."""
+
+
+class Client:
+    """A few GETs and POSTs; no session, no state."""
+
+    def __init__(self, endpoint: str, token: str) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        self._token = token
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Raises ``RequestFailed`` with what the API said."""
+        request = urllib.request.Request(  # noqa: S310 - the endpoint is the user's own
+            self._endpoint + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"X-Auth-Token": self._token, "Content-Type": "application/json", "Accept": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+                text = response.read()
+        except urllib.error.HTTPError as error:
+            raise RequestFailed(_message(error)) from error
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise RequestFailed(f"{self._endpoint} does not answer: {reason}; is volsvc-api running?") from error
+        return json.loads(text) if text else None
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    try:
+        body = json.loads(error.read())
+        return str(next(iter(body.values()))["message"])
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return f"HTTP {error.code} {error.reason}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    client = Client(args.endpoint, args.token)
+    command: Callable[[Client, argparse.Namespace], int] = args.command
+    try:
+        return command(client, args)
+    except RequestFailed as error:
+        print(f"volsvc: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="volsvc", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {volsvc.__version__}")
+    parser.add_argument(
+        "--endpoint",
+        default=os.environ.get("CINDER_ENDPOINT", DEFAULT_ENDPOINT),
+        help=f"URL with the project (default: $CINDER_ENDPOINT, else {DEFAULT_ENDPOINT})",
+    )
+    parser.add_argument(
+        "--token",
+        default=os.environ.get("OS_TOKEN", "notused"),
+        help="token; under noauth USER:PROJECT or nothing (default: $OS_TOKEN)",
+    )
+    groups = parser.add_subparsers(required=True, metavar="GROUP")
+    operation = groups.add_parser("operation", help="what was asked for and how it goes").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    listing = operation.add_parser("list", help="operations, newest first")
+    listing.add_argument("--all-projects", action="store_true", help="of every project (admin)")
+    listing.add_argument("--state", help="only those in this state")
+    listing.add_argument("--limit", type=int, default=50, metavar="N")
+    listing.set_defaults(command=operation_list)
+    showing = operation.add_parser("show", help="one operation, whole")
+    watching = operation.add_parser("watch", help="follow one operation to its end; exit code 0 when it is done")
+    cancelling = operation.add_parser("cancel", help="ask an operation to stop")
+    for sub, command in ((showing, operation_show), (watching, operation_watch), (cancelling, operation_cancel)):
+        sub.add_argument("id")
+        sub.set_defaults(command=command)
+    for sub in (listing, showing):
+        sub.add_argument("-f", "--format", choices=tables.FORMATS, default="table")
+    return parser
+
+
+def operation_list(client: Client, args: argparse.Namespace) -> int:
+    query = f"?limit={args.limit}" + ("&all_tenants=1" if args.all_projects else "")
+    if args.state:
+        query += f"&state={args.state}"
+    rows = client.call("GET", f"/operations{query}")["operations"]
+    for row in rows:
+        row["progress"] = _percent(row)
+    tables.print_rows(rows, OPERATION_COLUMNS, args.format)
+    return 0
+
+
+def operation_show(client: Client, args: argparse.Namespace) -> int:
+    tables.print_record(_get(client, args.id), args.format)
+    return 0
+
+
+def operation_cancel(client: Client, args: argparse.Namespace) -> int:
+    client.call("POST", f"/operations/{args.id}/action", {"os-cancel": {}})
+    print(f"operation {args.id} was asked to stop; 'volsvc operation watch {args.id}' shows how it ends")
+    return 0
+
+
+def operation_watch(client: Client, args: argparse.Namespace) -> int:
+    """Poll until it has ended; a bar on a terminal, a line for each change elsewhere."""
+    is_terminal = sys.stdout.isatty()
+    shown = None
+    pause_s = 0.1
+    while True:
+        operation = _get(client, args.id)
+        line = f"{operation['action']} {operation['state']} {_bar(operation)}"
+        if is_terminal:
+            print(f"\r\x1b[K{line}", end="", flush=True)
+        elif line != shown:
+            print(line, flush=True)
+        shown = line
+        if operation["state"] not in ("queued", "running"):
+            break
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 1.0)
+    if is_terminal:
+        print()
+    if operation["state"] != "done":
+        print(f"volsvc: {operation['error'] or operation['state']}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _get(client: Client, operation_id: str) -> dict[str, Any]:
+    operation: dict[str, Any] = client.call("GET", f"/operations/{operation_id}")["operation"]
+    return operation
+
+
+def _percent(operation: dict[str, Any]) -> str | None:
+    total = operation.get("progress_total") or 0
+    return f"{operation.get('progress_done', 0) * 100 // total}%" if total else None
+
+
+def _bar(operation: dict[str, Any], width: int = 30) -> str:
+    total = operation.get("progress_total") or 0
+    if operation["state"] == "done":
+        return f"[{'#' * width}] 100%"
+    if not total:
+        return ""
+    done = operation.get("progress_done", 0)
+    filled = width * done // total
+    return f"[{'#' * filled}{'.' * (width - filled)}] {done * 100 // total}% of {total / 1024**3:.1f} GiB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""What all daemons do the same: arguments, configuration, logging, launcher, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import volsvc
+from volsvc import exceptions as exc
+
+if TYPE_CHECKING:
+    from volsvc.service import Foundations, Part
+
+PartsFactory = Callable[["Foundations", argparse.Namespace], "Sequence[Part]"]
+ReadyCallback = Callable[["Sequence[Part]"], None]
+
+EXIT_BAD_START = 1
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config-file", action="append", default=[], metavar="PATH", help="configuration file; may be repeated"
+    )
+    parser.add_argument(
+        "--config-dir", action="append", default=[], metavar="PATH", help="directory of *.conf files; may be repeated"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {volsvc.__version__}")
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Without --config-file and --config-dir, cinder.conf is looked for in ~/.volsvc and /etc/volsvc.",
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="log at DEBUG")
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    build_parts: PartsFactory,
+    argv: Sequence[str] | None = None,
+    on_ready: ReadyCallback = lambda parts: None,
+) -> int:
+    """Run a daemon until it is told to stop; returns its exit code.
+
+    What is wrong with the configuration is one line on stderr and exit code 1.
+    """
+    args = parser.parse_args(argv)
+    try:
+        return _serve(args, build_parts, on_ready)
+    except (exc.VolsvcError, OSError) as error:
+        print(f"{parser.prog}: {exc.describe(error)}", file=sys.stderr)
+        return EXIT_BAD_START
+
+
+def _serve(args: argparse.Namespace, build_parts: PartsFactory, on_ready: ReadyCallback) -> int:
+    from oslo_service import backend
+
+    backend.init_backend(backend.BackendType.THREADING)
+
+    from volsvc import logs, settings
+    from volsvc.service import Foundations, VolsvcService
+    from volsvc.signals import Launcher, SignalFlags
+
+    SignalFlags.block()
+    loaded = settings.load(args.config_file, args.config_dir)
+    oslo_conf = logs.setup(loaded.files, args.config_dir, is_debug=args.debug)
+    logs.report_warnings(loaded.warnings)
+    flags = SignalFlags(loaded.service.graceful_shutdown_timeout)
+    launcher = Launcher(oslo_conf, flags)
+    flags.unblock()
+    foundations = Foundations(loaded, oslo_conf)
+    parts = build_parts(foundations, args)
+    service = VolsvcService(foundations, parts, flags, lambda: on_ready(parts))
+    launcher.launch_service(service)
+    return 0

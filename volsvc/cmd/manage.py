@@ -1,0 +1,176 @@
+"""volsvc-manage: the host's administrator, directly on the database; works while the API is down."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from volsvc import exceptions as exc
+from volsvc.cmd import daemon, tables
+
+if TYPE_CHECKING:
+    from volsvc import models
+    from volsvc.db.store import SqlStore
+    from volsvc.settings import Settings
+
+Command = Callable[["Settings", argparse.Namespace], int]
+
+SERVICE_COLUMNS = ("host", "status", "state", "heartbeat", "allocated_gb", "losses")
+OPERATION_COLUMNS = ("id", "action", "resource_id", "state", "progress", "attempts", "created_at", "error")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    from volsvc import settings
+
+    try:
+        loaded = settings.load(args.config_file, args.config_dir)
+        command: Command = args.command
+        return command(loaded, args)
+    except (exc.VolsvcError, OSError) as error:
+        print(f"volsvc-manage: {exc.describe(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="volsvc-manage", description=__doc__)
+    daemon.add_config_arguments(parser)
+    groups = parser.add_subparsers(required=True, metavar="GROUP")
+
+    db = groups.add_parser("db", help="the database's schema").add_subparsers(required=True, metavar="COMMAND")
+    _command(db, "sync", db_sync, "bring the schema to this program's version; may be repeated")
+    _command(db, "version", db_version, "print the schema's version and the one this program needs")
+
+    service = groups.add_parser("service", help="daemons and backends").add_subparsers(required=True, metavar="COMMAND")
+    _with_format(_command(service, "list", service_list, "every backend with its state and the reason for it"))
+
+    operation = groups.add_parser("operation", help="what was asked for and how it went").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    listing = _with_format(_command(operation, "list", operation_list, "operations, newest first"))
+    listing.add_argument("--all", action="store_true", help="ended ones too")
+    listing.add_argument("--limit", type=int, default=50, metavar="N", help="at most N (default 50)")
+    showing = _with_format(_command(operation, "show", operation_show, "one operation, whole"))
+    showing.add_argument("id")
+
+    config = groups.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
+    _command(config, "check", config_check, "read the files as a daemon would and say what is wrong")
+    return parser
+
+
+def _command(group: Any, name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = group.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _with_format(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("-f", "--format", choices=tables.FORMATS, default="table", help="default: table")
+    return parser
+
+
+# -- db ----------------------------------------------------------------------------------
+
+
+def db_sync(settings: Settings, args: argparse.Namespace) -> int:
+    from volsvc.db import migrate
+    from volsvc.service import make_engine, prepare_directories
+
+    prepare_directories(settings)
+    engine = make_engine(settings)
+    before = migrate.current(engine)
+    migrate.sync(engine)
+    after = migrate.current(engine)
+    print(f"schema {after}" + ("" if before == after else f" (was {before or 'empty'})"))
+    return 0
+
+
+def db_version(settings: Settings, args: argparse.Namespace) -> int:
+    from volsvc.db import migrate
+    from volsvc.service import make_engine
+
+    engine = make_engine(settings)
+    print(f"schema {migrate.current(engine) or 'empty'}")
+    migrate.check(engine)
+    return 0
+
+
+# -- services and operations -----------------------------------------------------------------
+
+
+def _store(settings: Settings) -> SqlStore:
+    from volsvc.service import open_store
+
+    return open_store(settings)
+
+
+def service_list(settings: Settings, args: argparse.Namespace) -> int:
+    from volsvc.service_words import describe_state
+
+    rows = []
+    for service in _store(settings).list_services():
+        row = dataclasses.asdict(service)
+        row["status"] = "up" if service.is_up else "down"
+        row["heartbeat"] = service.heartbeat_at
+        if args.format == "table":
+            row["state"] = describe_state(service)
+        rows.append(row)
+    tables.print_rows(rows, SERVICE_COLUMNS, args.format)
+    return 0
+
+
+def operation_list(settings: Settings, args: argparse.Namespace) -> int:
+    from volsvc.ports import Query
+
+    filters: dict[str, Any] = {} if args.all else {"state": ["queued", "running"]}
+    page = _store(settings).list_operations(Query(filters=filters, limit=args.limit))
+    tables.print_rows([_operation_row(operation) for operation in page.items], OPERATION_COLUMNS, args.format)
+    return 0
+
+
+def operation_show(settings: Settings, args: argparse.Namespace) -> int:
+    tables.print_record(_operation_row(_store(settings).get_operation(args.id)), args.format)
+    return 0
+
+
+def _operation_row(operation: models.Operation) -> dict[str, Any]:
+    row = dataclasses.asdict(operation)
+    total = operation.progress_total
+    row["progress"] = f"{operation.progress_done * 100 // total}%" if total else None
+    return row
+
+
+# -- config -------------------------------------------------------------------------------------
+
+
+def config_check(settings: Settings, args: argparse.Namespace) -> int:
+    """Everything a daemon would read, the backends' drivers' options included."""
+    from volsvc.driver_loader import load_driver
+
+    failed = False
+    for warning in settings.warnings:
+        print(f"warning: {warning}")
+    for backend in settings.backends:
+        host = f"{settings.host}@{backend.name}"
+        try:
+            load_driver(
+                backend,
+                host=host,
+                state_path=settings.service.state_path,
+                runtime_path=settings.service.runtime_path,
+            )
+        except exc.VolsvcError as error:
+            failed = True
+            print(f"[{backend.name}] {exc.describe(error)}", file=sys.stderr)
+    if not failed:
+        names = ", ".join(backend.name for backend in settings.backends)
+        files = ", ".join(settings.files) or "no file, the defaults"
+        print(f"the configuration is good ({files}): host {settings.host}, backends {names}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""volsvc-volume: serves the backends of this host."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from volsvc.cmd import daemon
+
+if TYPE_CHECKING:
+    from volsvc.service import Foundations, Part
+
+
+def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
+    from volsvc.service import VolumePart
+
+    settings = foundations.settings
+    backends = [settings.backend(args.backend)] if args.backend else settings.backends
+    return [VolumePart(foundations, backends)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = daemon.build_parser("Serve the storage backends of this host.")
+    parser.add_argument("--backend", metavar="NAME", help="serve this one of enabled_backends alone")
+    return daemon.run(parser, build_parts, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
