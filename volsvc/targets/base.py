@@ -32,6 +32,8 @@ class BaseTarget:
     #: How an attached volume grows: "live" under the client, "reconnect" when clients are cut and come back.
     growth: ClassVar[str] = "live"
     storage_protocol: ClassVar[str] = "unknown"
+    #: False when ``copy_point_in_time`` is impossible: then only shared extents make snapshots of attached volumes.
+    can_copy_point_in_time: ClassVar[bool] = True
 
     @classmethod
     def declared_options(cls) -> Sequence[cfg.Opt]:
@@ -73,6 +75,9 @@ class BaseTarget:
         Only for an exported volume.  Sparse where the source is.  The clients' writes go on.
         """
         raise NotImplementedError
+
+    def end_abandoned_copies(self) -> None:
+        """End copies that a killed daemon left running; those of living threads go on.  Repeatable."""
 
     def resize(self, volume: models.Volume, new_size_bytes: int) -> None:
         """Tell the exporter that the storage has grown; does nothing when it knows."""

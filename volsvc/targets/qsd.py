@@ -1,0 +1,255 @@
+"""One qemu-storage-daemon: where its files are, starting it, finding it again, ending it.
+
+The process is the only record of itself.  It daemonizes, so it is ready or has said why not
+when the start returns, and it is nobody's child: the service may stop, crash or be killed
+and the next one finds it by its pid file and its monitor.  A pid is believed only when that
+process's arguments name this very pid file, so a pid used again is never taken for ours, and
+signals go through a pidfd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from volsvc import exceptions as exc
+from volsvc.targets.file_locks import locked
+from volsvc.targets.qmp import Qmp, QmpUnreachable
+
+LOG = logging.getLogger(__name__)
+
+BINARY = "qemu-storage-daemon"
+PACKAGE = "qemu-system-common"
+OLDEST_VERSION = (7, 1)  # copy-before-write's on-cbw-error
+
+DISK_NODE = "disk"  # the file itself
+TOP_NODE = "top"  # what exports show; its child is changed to insert filters
+
+_START_TIMEOUT_S = 30.0
+_QUIT_TIMEOUT_S = 10.0
+_TERM_TIMEOUT_S = 5.0
+_LOCK_TIMEOUT_S = 30.0
+_IO_URING_SETUP = 425
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterPaths:
+    """The files of one exporter; ``control`` is private to the service."""
+
+    control: str
+    socket: str
+
+    @property
+    def monitor(self) -> str:
+        return os.path.join(self.control, "q")
+
+    @property
+    def pidfile(self) -> str:
+        return os.path.join(self.control, "pid")
+
+    @property
+    def lock(self) -> str:
+        return os.path.join(self.control, "lock")
+
+    @property
+    def copy_lock(self) -> str:
+        return os.path.join(self.control, "copy")
+
+    @property
+    def pending_exports(self) -> str:
+        return os.path.join(self.control, "exports")
+
+
+class Exporter:
+    """The qemu-storage-daemon of one volume, running or not."""
+
+    def __init__(self, volume_id: str, paths: ExporterPaths) -> None:
+        self.volume_id = volume_id
+        self.paths = paths
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else changes this exporter or talks to its monitor during the block."""
+        with contextlib.ExitStack() as stack:
+            while True:
+                os.makedirs(self.paths.control, mode=0o700, exist_ok=True)
+                what = f"the exporter of volume {self.volume_id}"
+                try:
+                    stack.enter_context(locked(self.paths.lock, _LOCK_TIMEOUT_S, what))
+                    break
+                except FileNotFoundError:
+                    # The holder before has just ended the exporter and removed the directory.
+                    continue
+            yield
+
+    def connect(self) -> Qmp:
+        """A connection to the monitor; hold the lock.  Raises ``QmpUnreachable``."""
+        return Qmp(self.paths.monitor)
+
+    def pid(self) -> int | None:
+        """The living process, None when there is none."""
+        try:
+            with open(self.paths.pidfile) as file:
+                pid = int(file.read())
+        except (OSError, ValueError):
+            return None
+        return pid if _runs_with(pid, self.paths.pidfile) else None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.pid() is not None
+
+    def start(self, image_path: str, aio: str) -> None:
+        """Start it on the raw image; no export yet.  Hold the lock.
+
+        Raises ``DriverError`` with what it printed, ``MissingDriverLibrary`` without the program.
+        """
+        for stale in (self.paths.monitor, self.paths.socket, self.paths.pending_exports):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(stale)
+        disk = {
+            "driver": "file",
+            "node-name": DISK_NODE,
+            "filename": image_path,
+            "aio": aio,
+            "discard": "unmap",
+            # The service decides who writes; a lock would only bar its own readers.
+            "locking": "off",
+            "auto-read-only": False,
+        }
+        monitor = self.paths.monitor.replace(",", ",,")
+        command = [
+            BINARY,
+            "--daemonize",
+            f"--pidfile={self.paths.pidfile}",
+            f"--chardev=socket,id=monitor,path={monitor},server=on,wait=off",
+            "--monitor=chardev=monitor",
+            f"--blockdev={json.dumps(disk)}",
+            f"--blockdev={json.dumps({**TOP_OPTIONS, 'file': DISK_NODE})}",
+            f"--nbd-server={json.dumps({'addr': {'type': 'unix', 'path': self.paths.socket}})}",
+        ]
+        result = run_tool(command, _START_TIMEOUT_S)
+        if result.returncode or not self.is_alive:
+            raise exc.DriverError(
+                reason=f"{BINARY} did not start for volume {self.volume_id} (status {result.returncode}): "
+                f"{_one_line(result.stderr) or 'it said nothing'}"
+            )
+        LOG.info("volume %s: exporter started, pid %s, socket %s", self.volume_id, self.pid(), self.paths.socket)
+
+    def end(self) -> None:
+        """End the process and remove its files, whatever state they are in.  Hold the lock; repeatable."""
+        pid = self.pid()
+        if pid is not None:
+            self._end_process(pid)
+            LOG.info("volume %s: exporter ended, pid %s", self.volume_id, pid)
+        paths = self.paths
+        for path in (paths.socket, paths.monitor, paths.pidfile, paths.pending_exports, paths.copy_lock, paths.lock):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(paths.control)
+
+    def _end_process(self, pid: int) -> None:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            # The descriptor now holds the process; make sure that it is still the one that was meant.
+            if not _runs_with(pid, self.paths.pidfile):
+                return
+            try:
+                with self.connect() as qmp:
+                    qmp.send("quit")
+                    # The connection stays open meanwhile: a monitor forgets what a client that left had said.
+                    if _has_ended(handle, _QUIT_TIMEOUT_S):
+                        return
+            except QmpUnreachable as error:
+                LOG.warning("volume %s: exporter %d is ended by a signal: %s", self.volume_id, pid, error)
+            for number, timeout_s in ((signal.SIGTERM, _TERM_TIMEOUT_S), (signal.SIGKILL, _TERM_TIMEOUT_S)):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, number)
+                if _has_ended(handle, timeout_s):
+                    return
+        finally:
+            os.close(handle)
+        raise exc.DriverError(
+            reason=f"the exporter of volume {self.volume_id} (pid {pid}) does not end even when killed; "
+            "it waits for storage that does not answer"
+        )
+
+
+TOP_OPTIONS = {"driver": "raw", "node-name": TOP_NODE, "discard": "unmap"}
+
+
+def check_installed() -> None:
+    """Raise ``MissingDriverLibrary`` without the program, ``DriverNotSupported`` for one too old."""
+    result = run_tool([BINARY, "--version"], _START_TIMEOUT_S)
+    found = re.search(r"(\d+)\.(\d+)", result.stdout)
+    if result.returncode or not found:
+        raise exc.DriverError(reason=f"{BINARY} --version failed: {_one_line(result.stderr or result.stdout)}")
+    version = int(found[1]), int(found[2])
+    if version < OLDEST_VERSION:
+        raise exc.DriverNotSupported(
+            driver="nbd", reason=f"{BINARY} is version {found[0]}; {'.'.join(map(str, OLDEST_VERSION))} is the oldest"
+        )
+
+
+def has_io_uring() -> bool:
+    """True when this process may use io_uring(7); containers and sysctls often forbid it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parameters = ctypes.create_string_buffer(120)  # struct io_uring_params
+    fd = libc.syscall(_IO_URING_SETUP, 1, parameters)
+    if fd < 0:
+        return False
+    os.close(fd)
+    return True
+
+
+def run_tool(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run one of the package's programs to its end in a session of its own."""
+    if shutil.which(command[0]) is None:
+        raise exc.MissingDriverLibrary(library=command[0], remedy=f"install the package {PACKAGE}")
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            start_new_session=True,
+            cwd="/",
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise exc.DriverError(reason=f"{command[0]} did not get ready within {timeout_s:g} s and was ended") from None
+
+
+def _runs_with(pid: int, pidfile: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            # Empty for a zombie, which serves nobody.
+            return os.fsencode(f"--pidfile={pidfile}") in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def _has_ended(handle: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:1000]
