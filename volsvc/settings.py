@@ -139,17 +139,18 @@ def _parse(files: Sequence[str], dirs: Sequence[str]) -> cfg.ConfigOpts:
 
 
 def _read_group(conf: cfg.ConfigOpts, group: str, declared: Sequence[cfg.Opt]) -> Options:
-    view = conf if group == "DEFAULT" else conf[group]
-    values = {opt.dest: _value(conf, view, group, opt) for opt in declared}
+    values = {opt.dest: _value(conf, group, opt, _where(conf)) for opt in declared}
     return Options(values, group=group, secrets=frozenset(opt.dest for opt in declared if opt.secret))
 
 
-def _value(conf: cfg.ConfigOpts, view: Any, group: str, opt: cfg.Opt) -> Any:
+def _value(conf: cfg.ConfigOpts, group: str, opt: cfg.Opt, where: str) -> Any:
     try:
-        return getattr(view, opt.dest)
+        return getattr(conf if group == "DEFAULT" else conf[group], opt.dest)
     except (cfg.Error, ValueError) as error:
+        raw = _values_in_files(conf, group).get(opt.dest)
+        given = f" = {raw[-1]}" if raw else ""
         raise exc.ConfigurationError(
-            reason=f"{_where(conf)}: [{group}] {opt.name}: {_one_line(error)}{_allowed(opt)}"
+            reason=f"{where}: [{group}] {opt.name}{given}: {_one_line(error)}{_allowed(opt)}"
         ) from error
 
 
@@ -172,17 +173,28 @@ def _read_backends(conf: cfg.ConfigOpts, names: Sequence[str]) -> list[BackendSe
 def _read_backend(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) -> Options:
     """A backend's values: its own group, else [backend_defaults], else the option's default."""
     values = {}
+    where = _where(conf)
+    conf = _same_files(conf)
     conf.register_opts(declared, group=name)
     conf.register_opts(declared, group=backend_conf.DEFAULTS_GROUP)
     for opt in declared:
-        group = name
-        location = conf.get_location(opt.dest, name)
-        if location is None or location.location in (cfg.Locations.opt_default, cfg.Locations.set_default):
-            fallback = conf.get_location(opt.dest, backend_conf.DEFAULTS_GROUP)
-            if fallback is not None and fallback.location is cfg.Locations.user:
-                group = backend_conf.DEFAULTS_GROUP
-        values[opt.dest] = _value(conf, conf[group], group, opt)
+        is_inherited = opt.dest not in _values_in_files(conf, name) and opt.dest in _values_in_files(
+            conf, backend_conf.DEFAULTS_GROUP
+        )
+        group = backend_conf.DEFAULTS_GROUP if is_inherited else name
+        values[opt.dest] = _value(conf, group, opt, where)
     return Options(values, group=name, secrets=frozenset(opt.dest for opt in declared if opt.secret))
+
+
+def _same_files(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
+    """A ``ConfigOpts`` on the files as they were parsed, without the other's options.
+
+    Two drivers may declare one name differently, and options can't be unregistered.
+    """
+    fresh = cfg.ConfigOpts()
+    fresh(args=[], project=PROJECT, default_config_files=[], default_config_dirs=[])
+    fresh._namespace = conf._namespace
+    return fresh
 
 
 def _with_paths(service: Options) -> Options:
@@ -202,19 +214,20 @@ def _near_misses(conf: cfg.ConfigOpts) -> list[str]:
     """
     known = {opt.dest for opt in (*service_conf.OPTS, *api_conf.OPTS)}
     found = []
-    for name in _names_in_files(conf, "DEFAULT") - known:
+    for name in set(_values_in_files(conf, "DEFAULT")) - known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
         if close:
             found.append(f"{_where(conf)}: [DEFAULT] {name} is not an option; did you mean {close[0]}?")
     return sorted(found)
 
 
-def _names_in_files(conf: cfg.ConfigOpts, group: str) -> set[str]:
-    namespace = conf._namespace
-    names: set[str] = set()
-    for sections in getattr(namespace, "_parsed", ()):
-        names.update(sections.get(group, {}))
-    return names
+def _values_in_files(conf: cfg.ConfigOpts, group: str) -> dict[str, list[str]]:
+    """What the files say in a group, as text: oslo.config itself only answers for registered options."""
+    values: dict[str, list[str]] = {}
+    for sections in reversed(getattr(conf._namespace, "_parsed", ())):
+        for name, raw in sections.get(group, {}).items():
+            values[name.replace("-", "_")] = list(raw)
+    return values
 
 
 def _digest(files: Sequence[str], dirs: Sequence[str]) -> str:
