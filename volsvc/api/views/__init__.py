@@ -1,0 +1,1 @@
+"""Records made into Cinder's bodies, one module for each resource."""
