@@ -17,7 +17,7 @@ from oslo_config import cfg
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.drivers import sparse
+from volsvc.drivers import capacity, sparse
 from volsvc.drivers.base import DriverContext, VolumeDriver, Work
 from volsvc.drivers.directory import OpenStore, StoreDirectory, file_name
 from volsvc.drivers.storage_errors import translated
@@ -25,7 +25,6 @@ from volsvc.drivers.storage_errors import translated
 LOG = logging.getLogger(__name__)
 
 _PROBE_BYTES = 64 * 1024
-_DEFAULT_RATIO = 20.0
 
 OPTS = [
     cfg.StrOpt(
@@ -44,20 +43,7 @@ OPTS = [
         ],
         help="How volumes take room. A reload applies it to volumes created afterwards.",
     ),
-    cfg.StrOpt(
-        "max_over_subscription_ratio",
-        default="20.0",
-        regex=r"^(auto|\d*\.\d+|\d+)$",
-        help="How many times the capacity may be promised to thin volumes, at least 1.0; 'auto' follows how full the "
-        "existing volumes are. A reload applies it.",
-    ),
-    cfg.IntOpt(
-        "reserved_percentage",
-        default=0,
-        min=0,
-        max=100,
-        help="Percentage of the capacity that is never promised to volumes; 0 reserves nothing. A reload applies it.",
-    ),
+    *capacity.OPTS,
 ]
 
 
@@ -88,11 +74,7 @@ class FileDriver(VolumeDriver):
             raise exc.DriverConfigurationError(reason=f"[{backend}] file_store_path {self.path!r} is not absolute")
         if os.path.basename(backend) != backend or backend.startswith("."):
             raise exc.DriverConfigurationError(reason=f"the backend name {backend!r} can't name a directory")
-        ratio = self.options.max_over_subscription_ratio
-        if ratio != "auto" and float(ratio) < 1:
-            raise exc.DriverConfigurationError(
-                reason=f"[{backend}] max_over_subscription_ratio is {ratio}; use 1.0 or more, or 'auto'"
-            )
+        capacity.check_ratio(self.options)
         if self._is_default_path:
             with translated("make it", self.path):
                 os.makedirs(self.path, mode=0o700, exist_ok=True)
@@ -140,7 +122,7 @@ class FileDriver(VolumeDriver):
             total_capacity_gb=found.f_blocks * found.f_frsize / models.GIB,
             free_capacity_gb=found.f_bavail * found.f_frsize / models.GIB,
             reserved_percentage=self.options.reserved_percentage,
-            max_over_subscription_ratio=self._ratio(promised, allocated),
+            max_over_subscription_ratio=capacity.ratio_of(self.options, promised, allocated),
             thin_provisioning_support=not self._is_thick,
             multiattach="multiattach" in self.abilities,
             online_extend_support="extend_attached" in self.abilities,
@@ -151,12 +133,6 @@ class FileDriver(VolumeDriver):
                 "allocated_capacity_gb": allocated / models.GIB,
             },
         )
-
-    def _ratio(self, promised: int, allocated: int) -> float:
-        configured = self.options.max_over_subscription_ratio
-        if configured != "auto":
-            return float(configured)
-        return 1 + promised / allocated if allocated else _DEFAULT_RATIO
 
     def close(self) -> None:
         if self.target is not None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from volsvc.targets.fake import FakeClient
 from volsvc.testing.nbd_client import NbdClient
 
 
@@ -58,7 +59,5 @@ def open_connection(info: Mapping[str, Any]) -> BlockClient:
     if kind == "local":
         return LocalClient(data["device_path"], is_read_only=data["access_mode"] == "ro")
     if kind == "fake":
-        from volsvc.targets.fake import FakeClient
-
         return FakeClient(data)
     raise ValueError(f"no client for a connection of type {kind!r}")

@@ -1,0 +1,205 @@
+"""The fake driver: volumes without storage, and failures to order.
+
+It keeps the whole contract of a driver (``testing/driver_contract.py``), so that managers and
+daemons are tested with it, and does wrong exactly what its script says (``fake_script.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from oslo_config import cfg
+
+from volsvc import exceptions as exc
+from volsvc import models
+from volsvc.drivers import capacity
+from volsvc.drivers.base import DriverContext, VolumeDriver, Work
+from volsvc.drivers.directory import file_name
+from volsvc.drivers.fake_script import Script
+from volsvc.drivers.fake_store import BLOCK_BYTES, open_store, store_key
+from volsvc.drivers.fake_store import OPTS as STORE_OPTS
+
+_FULL = frozenset({"clone", "snapshot_attached", "extend_attached", "multiattach"})
+
+
+class FakeDriver(VolumeDriver):
+    abilities = _FULL
+
+    @classmethod
+    def declared_options(cls) -> Sequence[cfg.Opt]:
+        return [
+            *STORE_OPTS,
+            *capacity.OPTS,
+            cfg.IntOpt("fake_capacity_gb", default=1000, min=0, help="Capacity that the fake driver claims, in GiB."),
+            cfg.ListOpt("fake_missing_abilities", default=[], help="Abilities that the fake driver denies."),
+        ]
+
+    def __init__(self, context: DriverContext) -> None:
+        super().__init__(context)
+        self.store = open_store(store_key(self.options.fake_state_path, context.runtime_path, context.host))
+        self.script: Script = context.extra.get("script") or Script(path=self.options.fake_script_path)
+        self.abilities = _FULL - set(self.options.fake_missing_abilities)
+        self._identity: str | None = None
+        self.is_closed = False
+
+    # -- initialisation ----------------------------------------------------------------
+
+    def do_setup(self) -> None:
+        with self.script.applied("do_setup"):
+            capacity.check_ratio(self.options)
+
+    def check_for_setup_error(self) -> None:
+        with self.script.applied("check_for_setup_error"):
+            if self.target is not None:
+                self.target.check_for_setup_error()
+
+    def read_identity(self) -> str | None:
+        with self.script.applied("read_identity"), self.store.transaction() as state:
+            self._identity = state["identity"]
+            return self._identity
+
+    def write_identity(self, identity: str) -> None:
+        with self.script.applied("write_identity"), self.store.transaction() as state:
+            if state["identity"] not in (None, identity):
+                raise exc.BackendUnavailable(reason=f"the fake store belongs to backend {state['identity']}")
+            state["identity"] = self._identity = identity
+
+    def get_volume_stats(self) -> models.BackendStats:
+        with self.script.applied("get_volume_stats"), self._files() as files:
+            promised = sum(file["size"] for file in files.values())
+            allocated = sum(len(file["blocks"]) for file in files.values()) * BLOCK_BYTES
+        total = float(self.options.fake_capacity_gb)
+        return models.BackendStats(
+            total_capacity_gb=total,
+            free_capacity_gb=max(0.0, total - allocated / models.GIB),
+            reserved_percentage=self.options.reserved_percentage,
+            max_over_subscription_ratio=capacity.ratio_of(self.options, promised, allocated),
+            multiattach="multiattach" in self.abilities,
+            online_extend_support="extend_attached" in self.abilities,
+            storage_protocol=getattr(self.target, "storage_protocol", "fake"),
+            abilities=tuple(sorted(self.abilities)),
+            extra={"provisioned_capacity_gb": promised / models.GIB, "allocated_capacity_gb": allocated / models.GIB},
+        )
+
+    def close(self) -> None:
+        with self.script.applied("close"):
+            self.is_closed = True
+            if self.target is not None:
+                self.target.close()
+
+    # -- volumes and snapshots ---------------------------------------------------------------
+
+    def create_volume(self, volume: models.Volume) -> None:
+        name = file_name("volume", volume.id)
+        with self.script.applied("create_volume"), self._files() as files:
+            files.setdefault(name, {"size": volume.size_bytes, "blocks": {}})
+
+    def create_volume_from_snapshot(self, volume: models.Volume, snapshot: models.Snapshot, work: Work) -> None:
+        with self.script.applied("create_volume_from_snapshot", work, volume.size_bytes):
+            source = file_name("snapshot", snapshot.id)
+            self._copy(source, file_name("volume", volume.id), volume.size_bytes, work)
+
+    def create_cloned_volume(self, volume: models.Volume, source: models.Volume, work: Work) -> None:
+        with self.script.applied("create_cloned_volume", work, volume.size_bytes):
+            self._copy(file_name("volume", source.id), file_name("volume", volume.id), volume.size_bytes, work)
+
+    def create_snapshot(self, snapshot: models.Snapshot, volume: models.Volume, work: Work) -> None:
+        with self.script.applied("create_snapshot", work, volume.size_bytes):
+            self._copy(file_name("volume", volume.id), file_name("snapshot", snapshot.id), snapshot.size_bytes, work)
+
+    def _copy(self, source_name: str, name: str, size_bytes: int, work: Work) -> None:
+        work.checkpoint(0, size_bytes)
+        with self._files() as files:
+            if name in files:
+                return
+            if source_name not in files:
+                raise exc.DriverError(reason=f"{source_name} is not in the fake store")
+            source = files[source_name]
+            size = max(size_bytes, source["size"])
+            work.checkpoint(size, size)
+            files[name] = {"size": size, "blocks": dict(source["blocks"])}
+
+    def delete_volume(self, volume: models.Volume) -> None:
+        name = file_name("volume", volume.id)
+        with self.script.applied("delete_volume"):
+            with self._files():
+                if self.target is not None:
+                    self.target.remove(volume.id)
+            with self._files() as files:
+                files.pop(name, None)
+
+    def delete_snapshot(self, snapshot: models.Snapshot) -> None:
+        name = file_name("snapshot", snapshot.id)
+        with self.script.applied("delete_snapshot"), self._files() as files:
+            files.pop(name, None)
+
+    def extend_volume(self, volume: models.Volume, new_size_gb: int) -> None:
+        name, size = file_name("volume", volume.id), new_size_gb * models.GIB
+        with self.script.applied("extend_volume"):
+            with self._files() as files:
+                if name not in files:
+                    raise exc.DriverError(reason=f"{name} is not in the fake store")
+                files[name]["size"] = max(size, files[name]["size"])
+            if self.target is not None and self.target.is_exporting(volume):
+                self.target.resize(volume, size)
+
+    @contextmanager
+    def _files(self) -> Iterator[dict[str, Any]]:
+        with self.store.transaction() as state:
+            if state["identity"] is None or state["identity"] != self._identity:
+                raise exc.BackendUnavailable(
+                    reason=f"the fake store has the marker {state['identity']}, expected {self._identity}; "
+                    "nothing was touched"
+                )
+            yield state["files"]
+
+    # -- connections --------------------------------------------------------------------------
+
+    def initialize_connection(self, volume: models.Volume, attachment: models.Attachment) -> Mapping[str, Any]:
+        name = file_name("volume", volume.id)
+        with self.script.applied("initialize_connection"):
+            with self._files() as files:
+                if name not in files:
+                    raise exc.DriverError(reason=f"{name} is not in the fake store")
+            info: Mapping[str, Any] = self.target.connect(volume, name, attachment)
+            return info
+
+    def terminate_connection(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        with self.script.applied("terminate_connection"):
+            self.target.disconnect(volume, attachment)
+
+    def detach_volume(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        with self.script.applied("detach_volume"):
+            self.target.disconnect(volume, attachment)
+
+    def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
+        with self.script.applied("ensure_export"):
+            self.target.ensure(volume, file_name("volume", volume.id), attachments)
+
+    def remove_stale_exports(self, attached_volume_ids: frozenset[str]) -> list[str]:
+        with self.script.applied("remove_stale_exports"):
+            stale = sorted(self.list_exported() - attached_volume_ids)
+            for volume_id in stale:
+                self.target.remove(volume_id)
+            return stale
+
+    def list_exported(self) -> frozenset[str]:
+        with self.script.applied("list_exported"):
+            if self.target is None:
+                return frozenset()
+            exported: frozenset[str] = self.target.list_exported()
+            return exported
+
+    # -- looking after the storage -------------------------------------------------------------
+
+    def remove_leftovers(self) -> list[str]:
+        with self.script.applied("remove_leftovers"):
+            if self.target is not None:
+                self.target.end_abandoned_copies()
+            return []
+
+    def list_stored(self) -> frozenset[str]:
+        with self.script.applied("list_stored"), self._files() as files:
+            return frozenset(files)
