@@ -281,6 +281,10 @@ _ATTACHMENT_WEIGHT: tuple[tuple[frozenset[str], VolumeStatus], ...] = (
     (_of(A.RESERVED, A.ERROR_ATTACHING), V.RESERVED),
 )
 
+# The statuses that attachments decide.  Any other (extending, error, ...) is somebody else's word
+# and is not overwritten by what happens to an attachment meanwhile.
+ATTACHMENT_DERIVED = frozenset({str(VolumeStatus.AVAILABLE)} | {str(status) for _, status in _ATTACHMENT_WEIGHT})
+
 
 def compute_volume_status(attach_statuses: Iterable[str]) -> VolumeStatus:
     """The status that a volume's attachments give it; ``available`` without any."""

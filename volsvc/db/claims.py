@@ -1,0 +1,183 @@
+"""Who works on an operation: what may be claimed, the claim, its progress, and giving it back.
+
+Operations of one resource run in the order in which they were recorded, unless both only share
+it.  ``states`` says who shares; the first resource of an operation is never shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+from volsvc import exceptions as exc
+from volsvc import models
+from volsvc.db import endings, gate, records, schema
+from volsvc.states import TRANSITIONS, OperationState
+
+_ops = schema.operations
+_mine = _ops.c
+_earlier = _ops.alias("earlier")
+_QUEUED = str(OperationState.QUEUED)
+_RUNNING = str(OperationState.RUNNING)
+
+
+def _earlier_one(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return sa.exists().where(*conditions, _earlier.c.state.in_(gate.OPEN), _earlier.c.seq < _mine.seq)
+
+
+# One look at an index each, instead of one condition with OR that no index serves.
+_IS_BLOCKED = sa.or_(
+    _earlier_one(_earlier.c.resource_id == _mine.resource_id),
+    _earlier_one(_earlier.c.second_id == _mine.resource_id),
+    _earlier_one(_earlier.c.resource_id == _mine.second_id),
+    _earlier_one(_earlier.c.second_id == _mine.second_id, _earlier.c.second_shared == sa.false()),
+    sa.and_(
+        _mine.second_shared == sa.false(),
+        _earlier_one(_earlier.c.second_id == _mine.second_id, _earlier.c.second_shared == sa.true()),
+    ),
+)
+
+
+def claimable_query(host: str, limit: int, now: dt.datetime) -> sa.Select[Any]:
+    """The statement of ``find_claimable``."""
+    return (
+        records.OPERATION.select()
+        .where(
+            _mine.state == _QUEUED,
+            _mine.host == host,
+            # What a newer release has recorded waits until this daemon is upgraded too.
+            _mine.action.in_(sorted(TRANSITIONS)),
+            sa.or_(_mine.deadline_at.is_(None), _mine.deadline_at > now),
+            ~_IS_BLOCKED,
+        )
+        .order_by(_mine.seq)
+        .limit(limit)
+    )
+
+
+def find_claimable(connection: sa.Connection, host: str, limit: int, now: dt.datetime) -> list[models.Operation]:
+    """Queued operations of ``host``, oldest first, that nothing stands in the way of."""
+    return [records.OPERATION.build(row) for row in connection.execute(claimable_query(host, limit, now))]
+
+
+def claim(
+    connection: sa.Connection, operation_id: str, instance: str, now: dt.datetime, *, seen_epoch: int | None = None
+) -> tuple[models.Operation | None, int | None]:
+    """Take a queued operation: (it as claimed or None, the epoch that the claim has or would have).
+
+    ``seen_epoch`` is the epoch that an attempt before this one, whose commit may or may not have
+    happened, would have written: finding exactly that is finding our own claim.
+    """
+    row = connection.execute(sa.select(_ops).where(_mine.id == operation_id).with_for_update()).one_or_none()
+    if row is None:
+        return None, None
+    operation = endings.build(row)
+    if row.state == _RUNNING and row.instance == instance and row.claim_epoch == seen_epoch:
+        return operation, seen_epoch
+    if row.state != _QUEUED or row.action not in TRANSITIONS:
+        return None, None
+    if row.deadline_at is not None and row.deadline_at <= now:
+        return None, None
+    is_blocked = sa.select(sa.literal(1)).select_from(_ops).where(_mine.id == operation_id, _IS_BLOCKED)
+    if connection.execute(is_blocked).one_or_none() is not None:
+        return None, None
+    claimed = dataclasses.replace(
+        operation,
+        state=_RUNNING,
+        claim_epoch=operation.claim_epoch + 1,
+        attempts=operation.attempts + 1,
+        instance=instance,
+        started_at=now,
+        updated_at=now,
+    )
+    result = connection.execute(
+        sa.update(_ops)
+        .where(_mine.id == operation_id, _mine.state == _QUEUED, _mine.claim_epoch == operation.claim_epoch)
+        .values(
+            state=_RUNNING,
+            claim_epoch=claimed.claim_epoch,
+            attempts=claimed.attempts,
+            instance=instance,
+            started_at=now,
+            updated_at=now,
+        )
+    )
+    return (claimed, claimed.claim_epoch) if result.rowcount == 1 else (None, None)
+
+
+def report_progress(
+    connection: sa.Connection, operation: models.Operation, done: int, total: int, now: dt.datetime
+) -> bool:
+    """Write progress under the claim; True when a cancel is asked for.  Raises ``OperationSuperseded``."""
+    result = connection.execute(
+        sa.update(_ops)
+        .where(*endings.is_held(operation))
+        .values(progress_done=done, progress_total=total, updated_at=now)
+    )
+    if result.rowcount != 1:
+        raise exc.OperationSuperseded(id=operation.id)
+    return bool(connection.execute(sa.select(_mine.is_cancel_requested).where(_mine.id == operation.id)).scalar_one())
+
+
+def release(
+    connection: sa.Connection, operation: models.Operation, reason: str, now: dt.datetime, *, count_attempt: bool
+) -> None:
+    """Put a running operation back; ``reason`` is kept as its error while it waits.
+
+    Raises ``OperationSuperseded``.
+    """
+    result = connection.execute(
+        sa.update(_ops)
+        .where(*endings.is_held(operation))
+        .values(
+            state=_QUEUED,
+            instance=None,
+            error=reason,
+            attempts=_mine.attempts if count_attempt else _mine.attempts - 1,
+            updated_at=now,
+        )
+    )
+    if result.rowcount != 1:
+        raise exc.OperationSuperseded(id=operation.id)
+
+
+def take_back(
+    connection: sa.Connection, host: str, instance: str, max_attempts: int, now: dt.datetime
+) -> tuple[list[models.Operation], list[models.Operation]]:
+    """What earlier instances of ``host`` left running: (queued again, failed after ``max_attempts``).
+
+    ``max_attempts`` 0 or less: no limit.
+    """
+    query = (
+        sa.select(_mine.id, _mine.action)
+        .where(
+            _mine.state == _RUNNING,
+            _mine.host == host,
+            sa.or_(_mine.instance.is_(None), _mine.instance != instance),
+        )
+        .order_by(_mine.seq)
+    )
+    again, given_up = [], []
+    for operation_id, action in connection.execute(query).all():
+        # An action of a newer release has no rows in this one's table: it can only wait.
+        row = endings.lock(connection, operation_id, with_resources=action in TRANSITIONS)
+        if row is None or row.state != _RUNNING or row.instance == instance:
+            continue
+        if 0 < max_attempts <= row.attempts and row.action in TRANSITIONS:
+            error = exc.TooManyAttempts(id=row.id, attempts=row.attempts)
+            given_up.append(
+                endings.end(
+                    connection, row, str(OperationState.FAILED), now, error=str(error), error_class="TooManyAttempts"
+                )
+            )
+            continue
+        connection.execute(
+            sa.update(_ops)
+            .where(_mine.id == row.id, _mine.state == _RUNNING, _mine.claim_epoch == row.claim_epoch)
+            .values(state=_QUEUED, instance=None, updated_at=now)
+        )
+        again.append(dataclasses.replace(endings.build(row), state=_QUEUED, instance=None, updated_at=now))
+    return again, given_up

@@ -1,0 +1,184 @@
+"""Recording intents: the statuses change and the operations appear in one transaction, or nothing does."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from volsvc import exceptions as exc
+from volsvc import models
+from volsvc.db import gate, guards, records, schema
+from volsvc.ports import Intent
+from volsvc.states import TRANSITIONS, Becomes, Change, From, OperationState, Resource, Transition
+
+_ops = schema.operations
+
+
+def new_ids(intents: Sequence[Intent]) -> list[str]:
+    """Ids for the operations, made before the transaction so that a repeated one knows its own work."""
+    return [str(uuid.uuid4()) for _ in intents]
+
+
+def find_recorded(connection: sa.Connection, ids: Sequence[str]) -> list[models.Operation]:
+    """Those operations, if a transaction that seemed lost has recorded them after all."""
+    rows = connection.execute(records.OPERATION.select().where(_ops.c.id.in_(ids)).order_by(_ops.c.seq))
+    return [records.OPERATION.build(row) for row in rows]
+
+
+def record_all(
+    connection: sa.Connection, intents: Sequence[Intent], ids: Sequence[str], now: dt.datetime
+) -> list[models.Operation]:
+    """Record ``intents`` in order; raises for the first that can't be, and then none may be kept."""
+    for claim in sorted((i.guards.capacity for i in intents if i.guards.capacity), key=lambda c: c.host):
+        guards.lock_service(connection, claim)
+    return [_record(connection, intent, new_id, now) for intent, new_id in zip(intents, ids, strict=True)]
+
+
+def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: dt.datetime) -> models.Operation:
+    transition = TRANSITIONS[intent.action]
+    if not transition.record_only and not intent.host:
+        raise exc.InvalidInput(
+            reason=f"{transition.first.resource} {intent.resource_id} is on no backend that could do {intent.action}"
+        )
+    second_id = _find_second_id(connection, intent, transition)
+    second_row = None
+    if transition.second is not None:
+        second_row = gate.require_row(connection, transition.second.resource, second_id or "")
+    first_row = None
+    if transition.first.sources is not From.NEW:
+        first_row = gate.require_row(connection, transition.first.resource, intent.resource_id)
+        gate.require_start(transition.first, intent.action, intent.resource_id, first_row.status)
+    if transition.second is not None and second_row is not None:
+        gate.require_start(transition.second, intent.action, second_row.id, second_row.status)
+    guards.check(connection, intent)
+    previous = None if first_row is None else first_row.status
+    if intent.cancel_open:
+        previous = _cancel_open(connection, intent, previous, now)
+
+    # A record-only operation is over as soon as it is recorded.
+    phase = "success" if transition.record_only else "during"
+    _write_first(connection, intent, transition.first, first_row, getattr(transition.first, phase), now)
+    if transition.second is not None:
+        gate.write_second(connection, transition.second, second_row, getattr(transition.second, phase), {}, now)
+
+    operation = models.Operation(
+        id=operation_id,
+        seq=0,
+        action=intent.action,
+        resource_type=str(transition.first.resource),
+        resource_id=intent.resource_id,
+        state=str(OperationState.DONE if transition.record_only else OperationState.QUEUED),
+        host=None if transition.record_only else models.backend_of(intent.host or ""),
+        args=dict(intent.args),
+        second_type=None if transition.second is None else str(transition.second.resource),
+        second_id=second_id,
+        previous_status=previous,
+        second_previous_status=None if second_row is None else second_row.status,
+        request_id=intent.context.request_id or None,
+        user_id=intent.context.user_id,
+        project_id=intent.context.project_id,
+        deadline_at=None if transition.record_only else intent.deadline_at,
+        created_at=now,
+        started_at=now if transition.record_only else None,
+        finished_at=now if transition.record_only else None,
+        updated_at=now,
+    )
+    values = records.values_of(operation, _ops)
+    del values["seq"]
+    values["second_shared"] = transition.second is not None and transition.second.shared
+    result = connection.execute(sa.insert(_ops).values(values))
+    return dataclasses.replace(operation, seq=(result.inserted_primary_key or (0,))[0])
+
+
+def _find_second_id(connection: sa.Connection, intent: Intent, transition: Transition) -> str | None:
+    """The second resource's id: given, or the volume that the first one belongs to."""
+    if transition.second is None:
+        return None
+    if intent.second_id:
+        return intent.second_id
+    if transition.second.resource is Resource.VOLUME and transition.first.resource is not Resource.VOLUME:
+        if intent.insert is not None:
+            return str(getattr(intent.insert, "volume_id"))  # noqa: B009 - a volume has none
+        table = schema.TABLE_OF[transition.first.resource]
+        row = connection.execute(sa.select(table.c.volume_id).where(table.c.id == intent.resource_id)).one_or_none()
+        if row is None:
+            raise records.KIND_OF[transition.first.resource].not_found(id=intent.resource_id)
+        return str(row.volume_id)
+    raise ValueError(f"{intent.action} needs second_id, the {transition.second.resource} that it reads")
+
+
+def _write_first(
+    connection: sa.Connection,
+    intent: Intent,
+    change: Change,
+    row: sa.Row[Any] | None,
+    status: str | Becomes,
+    now: dt.datetime,
+) -> None:
+    table = schema.TABLE_OF[change.resource]
+    columns = records.checked_changes(intent.changes, table)
+    if row is not None:
+        gate.write_status(connection, change, row, status, columns, now)
+        return
+    if intent.insert is None or intent.insert.id != intent.resource_id:
+        raise ValueError(f"{intent.action} makes a new {change.resource}: insert must be its record, with its id")
+    values = records.values_of(intent.insert, table)
+    values |= {**columns, "status": str(status), "created_at": now, "updated_at": None}
+    if change.resource is Resource.VOLUME:
+        values["claimed_gb"] = max(values["claimed_gb"], values["size_gb"])
+        _require_type(connection, values["volume_type_id"])
+    connection.execute(sa.insert(table).values(values))
+
+
+def _require_type(connection: sa.Connection, type_id: str | None) -> None:
+    types = schema.volume_types
+    if type_id is None:
+        return
+    query = sa.select(types.c.id).where(types.c.id == type_id).with_for_update(read=True)
+    if connection.execute(query).one_or_none() is None:
+        raise exc.VolumeTypeNotFound(id=type_id)
+
+
+def _cancel_open(connection: sa.Connection, intent: Intent, previous: str | None, now: dt.datetime) -> str | None:
+    """Cancel what is open on the resource; returns the status that it has without the queued ones.
+
+    The new operation's status is written after this, so the cancelled ones write none; what they
+    would have left is where the new one goes back to if it is taken back.
+    """
+    query = (
+        sa.select(_ops)
+        .where(_ops.c.resource_id == intent.resource_id, _ops.c.state.in_(gate.OPEN))
+        .order_by(_ops.c.seq)
+        .with_for_update()
+    )
+    inherited: str | None = None
+    has_inherited = False
+    for row in connection.execute(query).all():
+        if row.state == OperationState.RUNNING:
+            connection.execute(
+                sa.update(_ops).where(_ops.c.id == row.id).values(is_cancel_requested=True, updated_at=now)
+            )
+            continue
+        before = inherited if has_inherited else row.previous_status
+        change = TRANSITIONS[row.action].first
+        was_untouched = row.claim_epoch == 0 and change.sources is not From.NEW
+        target = gate.end_status(Becomes.PREVIOUS if was_untouched else change.failure, before)
+        inherited, has_inherited = (None if target is Becomes.GONE else str(target)), True
+        connection.execute(
+            sa.update(_ops)
+            .where(_ops.c.id == row.id)
+            .values(
+                state=str(OperationState.CANCELLED),
+                error=f"cancelled by {intent.action}, recorded after it",
+                error_class="OperationCancelled",
+                is_cancel_requested=True,
+                finished_at=now,
+                updated_at=now,
+            )
+        )
+    return inherited if has_inherited else previous
