@@ -6,12 +6,8 @@ import json
 from typing import Any
 
 import falcon
-from oslo_log import log as logging
-from oslo_utils import strutils
 
 from volsvc import exceptions as exc
-
-LOG = logging.getLogger(__name__)
 
 # Cinder's names (cinder/api/openstack/wsgi.py); any other code is a computeFault.
 FAULT_NAMES = {
@@ -71,6 +67,9 @@ def describe_failure(error: exc.VolsvcError, request_id: str) -> tuple[int, str]
         )
     if type(error) is exc.VolsvcError:
         return 500, unexpected_message(request_id)
+    # Loaded when it is needed: it takes longer than all of this package.
+    from oslo_utils import strutils
+
     return error.code, strutils.mask_password(str(error))
 
 

@@ -200,6 +200,8 @@ class Policy:
                 raise exc.ConfigurationError(reason=f"{path}: a rule names a rule that does not exist, or itself")
         except (ValueError, OSError, cfg.Error, oslo_policy.InvalidDefinitionError, AttributeError, TypeError) as error:
             raise exc.ConfigurationError(reason=f"{path}: {exc.describe(error)}") from error
+        # From here on it answers from memory; when the file is read again is decided above.
+        enforcer.use_conf = False
         return enforcer
 
 

@@ -8,6 +8,7 @@ from volsvc import models
 from volsvc.api import microversions as mv
 from volsvc.api.call import Call
 from volsvc.api.views.times import iso
+from volsvc.states import SnapshotStatus
 
 
 class SnapshotView:
@@ -32,7 +33,8 @@ class SnapshotView:
         body = self.summary(snapshot)
         if self._shows_attributes:
             body["os-extended-snapshot-attributes:project_id"] = snapshot.project_id
-            body["os-extended-snapshot-attributes:progress"] = snapshot.progress
+            is_whole = snapshot.status == SnapshotStatus.AVAILABLE
+            body["os-extended-snapshot-attributes:progress"] = "100%" if is_whole else snapshot.progress
         if self._version >= mv.GROUP_SNAPSHOT_ID:
             body["group_snapshot_id"] = None
         if self._version >= mv.SNAPSHOT_USER_ID:
