@@ -6,17 +6,16 @@ So each message may be lost, and the worst that follows is a sweep's delay.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.rpc.library import messaging, rpc_server
+from volsvc.rpc.library import messaging
 from volsvc.rpc.local_doorbell import Bell
+from volsvc.rpc.server import RpcServer
 from volsvc.rpc.transport import build_transport, close_transport
 
 __all__ = ["DoorbellServer", "RpcDoorbell", "build_transport", "close_transport"]
@@ -130,7 +129,7 @@ class DoorbellServer:
             [_Endpoint(bell, self._is_stopping)],
             serializer=ContextSerializer(),
             access_policy=messaging.DefaultRPCAccessPolicy,
-            server_cls=_Server,
+            server_cls=RpcServer,
         )
         self._is_started = False
 
@@ -160,18 +159,6 @@ class DoorbellServer:
         self._server.stop()
         self._is_stopping.set()
         self._server.wait()
-
-
-class _Server(rpc_server.RPCServer):  # type: ignore[misc]
-    """An RPC server on the standard library's threads.
-
-    Those of oslo.messaging's own executor have no names, look for work every second though
-    there is none, and take as long to notice that they are to stop.
-    """
-
-    def __init__(self, transport: Any, target: Any, dispatcher: Any, executor: Any = None) -> None:
-        super().__init__(transport, target, dispatcher)
-        self._executor_cls = functools.partial(ThreadPoolExecutor, thread_name_prefix=f"rpc {target.server}")
 
 
 class _Endpoint:

@@ -171,6 +171,8 @@ class UnixListener(driver_base.Listener):  # type: ignore[misc]
         return True
 
     def _read(self, connection: ServerConnection, selector: selectors.BaseSelector) -> None:
+        if connection.sock.fileno() < 0:
+            return  # closed to make room, by an event of the same round
         try:
             data = connection.sock.recv(_RECV_BYTES)
         except BlockingIOError:
