@@ -7,8 +7,9 @@ real daemons read it from a file at each call, so that a test can steer a runnin
      "create_volume": {"delay_s": 3}, "check_for_setup_error": {"hang": true}}
 
 ``fail``: that many calls, or true for all; ``skip``: calls that go well before; ``error``: a
-class of ``volsvc.exceptions`` or a builtin, BaseException included; ``when``: "before" (the
-default) or "after" the method did its work; ``delay_s``; ``hang``: until the rule is gone.
+class of ``volsvc.exceptions`` or a builtin by name, BaseException included (in the process also
+an object to raise); ``when``: "before" (the default) or "after" the method did its work;
+``delay_s``; ``hang``: until the rule is gone.
 """
 
 from __future__ import annotations
@@ -116,6 +117,9 @@ class Script:
 
 
 def _error(rule: Mapping[str, Any], method: str) -> BaseException:
+    error = rule.get("error")
+    if isinstance(error, BaseException):
+        return error
     name, message = rule.get("error", "DriverError"), rule.get("message", f"the script fails {method}")
     found = exc.find_error_class(name) or getattr(builtins, name, None)
     if not isinstance(found, type) or not issubclass(found, BaseException):

@@ -1,4 +1,4 @@
-"""Cutting a method at each of its steps towards the operating system.
+"""Cutting a method at each of its steps towards the operating system and an exporter.
 
 ``CutOs`` counts the calls that change or read storage and stops the n-th: either by an
 exception after which every further step fails too, as in a process that was killed there, or
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
+
+from volsvc.targets.qmp import Qmp
 
 STEPS: tuple[tuple[Any, str], ...] = (
     *(
@@ -38,6 +41,8 @@ STEPS: tuple[tuple[Any, str], ...] = (
     ),
     (fcntl, "ioctl"),
     (fcntl, "flock"),
+    (subprocess, "run"),
+    (Qmp, "send"),
 )
 
 
