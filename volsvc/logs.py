@@ -11,7 +11,14 @@ from oslo_log import log as oslo_log
 PROJECT = "volsvc"
 
 #: Libraries that say more at INFO than an operator wants.
-QUIET = ("oslo_messaging=WARNING", "oslo_service=WARNING", "cotyledon=WARNING", "sqlalchemy=WARNING", "cheroot=WARNING")
+QUIET = (
+    "oslo_messaging=WARNING",
+    "oslo_service=WARNING",
+    "cotyledon=WARNING",
+    "sqlalchemy=WARNING",
+    "cheroot=WARNING",
+    "alembic=WARNING",
+)
 
 
 def setup(config_files: Sequence[str], config_dirs: Sequence[str], *, is_debug: bool = False) -> cfg.ConfigOpts:

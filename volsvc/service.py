@@ -63,21 +63,26 @@ class Foundations:
     """What parts of one process share: settings, the store, RPC, the notifier."""
 
     def __init__(self, settings: Settings, oslo_conf: cfg.ConfigOpts) -> None:
-        from volsvc.rpc import doorbell, notifier
+        from volsvc.rpc.doorbell import RpcDoorbell
+        from volsvc.rpc.local_doorbell import LocalDoorbell
+        from volsvc.rpc.notifier import OsloNotifier
+        from volsvc.rpc.transport import build_transport
 
         self.settings = settings
         self.instance = uuid.uuid4().hex
         prepare_directories(settings)
         self.store: Store = open_store(settings)
-        self.transport: Any = doorbell.build_transport(oslo_conf, settings.service.transport_url)
-        rpc_doorbell = doorbell.RpcDoorbell(self.transport, timeout_s=settings.service.rpc_response_timeout)
-        self.doorbell = doorbell.LocalDoorbell(rpc_doorbell)
-        self.notifier: Notifier = notifier.OsloNotifier(oslo_conf, publisher_id=f"volsvc.{settings.host}")
+        url = settings.service.transport_url
+        self.transport: Any = build_transport(oslo_conf, url)
+        self.doorbell = LocalDoorbell(RpcDoorbell(self.transport, timeout_s=settings.service.rpc_response_timeout))
+        self._oslo_notifier = OsloNotifier(oslo_conf, url, publisher_id=f"volsvc.{settings.host}")
+        self.notifier: Notifier = self._oslo_notifier
 
     def close(self) -> None:
-        from volsvc.rpc import doorbell
+        from volsvc.rpc.transport import close_transport
 
-        doorbell.close_transport(self.transport)
+        self._oslo_notifier.close()
+        close_transport(self.transport)
 
 
 def prepare_directories(settings: Settings) -> None:

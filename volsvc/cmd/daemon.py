@@ -57,7 +57,13 @@ def run(
         return EXIT_BAD_START
 
 
+def _keep_eventlet_out() -> None:
+    """oslo's libraries import eventlet wherever it is installed; on threads it only costs time and memory."""
+    sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
+
+
 def _serve(args: argparse.Namespace, build_parts: PartsFactory, on_ready: ReadyCallback) -> int:
+    _keep_eventlet_out()
     from oslo_service import backend
 
     backend.init_backend(backend.BackendType.THREADING)
