@@ -132,7 +132,8 @@ def _matches(kind: Kind[Any], name: str, value: Any) -> _Condition:
         return sa.or_(is_any, column.is_(None)) if len(present) < len(value) else is_any
     if isinstance(value, Mapping):
         raise exc.InvalidInput(reason=f"{name!r} can't be filtered by a mapping")
-    return column == value
+    is_equal: _Condition = column == value
+    return is_equal
 
 
 # -- order -----------------------------------------------------------------------------------
