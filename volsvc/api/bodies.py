@@ -27,7 +27,9 @@ def read_json(req: falcon.Request, limit: int) -> Any:
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
     if media_type not in _MEDIA_TYPES:
         raise exc.InvalidInput(f"Unsupported Content-Type {media_type[:80]!r}: send application/json")
-    raw = req.bounded_stream.read(limit + 1)
+    # A chunked body has no length, and its stream ends by itself.
+    stream = req.stream if req.env.get("wsgi.input_terminated") else req.bounded_stream
+    raw = stream.read(limit + 1)
     if len(raw) > limit:
         raise errors.BodyTooLarge(limit=limit)
     try:

@@ -40,7 +40,8 @@ def integer(value: str, name: str) -> Any:
 class Filter:
     """A parameter of a list: the record's field, how it is read, from which microversion, for whom.
 
-    ``like``: ``name~=part`` searches for a part from 3.34 on.
+    ``like``: ``name~=part`` searches for a part from 3.34 on.  ``choose_column``: the field
+    when it depends on the value.
     """
 
     column: str
@@ -48,6 +49,15 @@ class Filter:
     first: int = microversions.MIN
     admin_only: bool = False
     like: bool = False
+    choose_column: Callable[[str], str] | None = None
+
+    def column_for(self, value: str) -> str:
+        return self.column if self.choose_column is None else self.choose_column(value)
+
+
+def host_column(value: str) -> str:
+    """``host@backend`` finds the things of all its pools, ``host@backend#pool`` those of one."""
+    return "host" if "#" in value else "backend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,8 @@ def _parse_filters(call: Call, shape: ListShape) -> tuple[dict[str, Any], dict[s
         ):
             unknown.append(name)
             continue
-        filters[f"{found.column}~" if is_like else found.column] = found.parse(value, name)
+        column = found.column_for(value)
+        filters[f"{column}~" if is_like else column] = found.parse(value, name)
     if unknown and call.version >= microversions.REFUSE_UNKNOWN_FILTERS:
         shown = ", ".join(sorted(name[:40] for name in unknown))
         raise exc.InvalidInput(

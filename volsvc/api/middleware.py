@@ -80,7 +80,7 @@ class RequestMiddleware:
                 "%s %s %s %s %.1f ms [%s %s]",
                 req.remote_addr or "unix",
                 req.method,
-                urllib.parse.quote(req.env.get("PATH_INFO", ""), safe="/:@!$&'()*+,;=~-._", encoding="latin-1"),
+                printable_path(req),
                 resp.status_code,
                 (time.perf_counter() - call.started) * 1000,
                 call.request_id,
@@ -106,6 +106,11 @@ class RequestMiddleware:
         return first
 
 
+def printable_path(req: falcon.Request) -> str:
+    """The path for a log line: quoted, so that nothing in it can look like another line."""
+    return urllib.parse.quote(req.env.get("PATH_INFO", ""), safe="/:@!$&'()*+,;=~-._", encoding="latin-1")
+
+
 def build_error_handlers(log: Any) -> list[tuple[type[Exception], Callable[..., None]]]:
     """(exception class, falcon handler) pairs; each turns an exception into an answer in Cinder's shape."""
 
@@ -114,7 +119,7 @@ def build_error_handlers(log: Any) -> list[tuple[type[Exception], Callable[..., 
         request_id = _request_id(req)
         code, message = errors.describe_failure(error, request_id)
         if code >= 500:
-            log.warning("%s %s failed [%s]: %s", req.method, req.path, request_id, exc.describe(error), exc_info=error)
+            log.warning("%s %s failed [%s]: %s", req.method, printable_path(req), request_id, exc.describe(error))
         errors.write_fault(resp, code, message)
         if code == 401:
             resp.set_header("WWW-Authenticate", 'Basic realm="volsvc"')
@@ -135,7 +140,7 @@ def build_error_handlers(log: Any) -> list[tuple[type[Exception], Callable[..., 
 
     def on_anything_else(req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
         request_id = _request_id(req)
-        log.error("%s %s broke [%s]", req.method, req.path, request_id, exc_info=error)
+        log.error("%s %s broke [%s]", req.method, printable_path(req), request_id, exc_info=error)
         errors.write_fault(resp, 500, errors.unexpected_message(request_id))
 
     return [(Exception, on_anything_else), (falcon.HTTPError, on_http_error), (exc.VolsvcError, on_our_error)]

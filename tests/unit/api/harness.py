@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def work(store: Store, *, state: str = "done", error: str | None = None) -> int:
                 continue
             first: dict[str, Any] = {}
             if state == "done" and claimed.action in ("attachment_create", "attachment_connect"):
-                first = {"connection_info": CONNECTION}
+                first = {"connection_info": CONNECTION, "attached_at": dt.datetime(2024, 1, 2, 3, 4, 5)}
             if state == "done" and claimed.action.startswith("volume_extend"):
                 first = {"size_gb": claimed.args["new_size_gb"]}
             store.finish(

@@ -21,7 +21,7 @@ SHAPE = lists.ListShape(
         "description": lists.Filter("description", admin_only=True, like=True),
         "status": lists.Filter("status"),
         "volume_id": lists.Filter("volume_id"),
-        "host": lists.Filter("host", admin_only=True),
+        "host": lists.Filter("host", admin_only=True, choose_column=lists.host_column),
         "project_id": lists.Filter("project_id", admin_only=True),
         "user_id": lists.Filter("user_id", admin_only=True),
         "id": lists.Filter("id", admin_only=True),

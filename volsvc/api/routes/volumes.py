@@ -31,7 +31,7 @@ SHAPE = lists.ListShape(
         "migration_status": lists.Filter("migration_status"),
         "availability_zone": lists.Filter("availability_zone"),
         "size": lists.Filter("size_gb", lists.integer),
-        "host": lists.Filter("host", admin_only=True),
+        "host": lists.Filter("host", admin_only=True, choose_column=lists.host_column),
         "project_id": lists.Filter("project_id", admin_only=True),
         "user_id": lists.Filter("user_id", admin_only=True),
         "id": lists.Filter("id", admin_only=True),
