@@ -44,6 +44,7 @@ _POLL_S = 0.02
 _POLL_MAX_S = 0.25
 _CANCEL_TIMEOUT_S = 60.0
 _NEARLY_FULL_BYTES = 1024**2
+MIRROR_SPEED_BYTES = 0  # a second; 0 is as fast as it goes
 
 
 def copy_point_in_time(exporter: Exporter, destination: str, work: Work) -> None:
@@ -124,6 +125,7 @@ def _set_up(qmp: Qmp, destination: str) -> None:
         device=INSTANT_NODE,
         target=DESTINATION_NODE,
         sync="full",
+        speed=MIRROR_SPEED_BYTES,
         filter_node_name=MIRROR_NODE,
         on_source_error="report",
         on_target_error="report",

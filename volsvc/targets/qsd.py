@@ -35,9 +35,10 @@ OLDEST_VERSION = (7, 1)  # copy-before-write's on-cbw-error
 DISK_NODE = "disk"  # the file itself
 TOP_NODE = "top"  # what exports show; its child is changed to insert filters
 
+MONITOR_TIMEOUT_S = 10.0  # an answer takes a millisecond; storage that hangs holds it up
 _START_TIMEOUT_S = 30.0
-_QUIT_TIMEOUT_S = 10.0
-_TERM_TIMEOUT_S = 5.0
+QUIT_TIMEOUT_S = 10.0
+TERM_TIMEOUT_S = 5.0
 _LOCK_TIMEOUT_S = 30.0
 _IO_URING_SETUP = 425
 
@@ -94,7 +95,7 @@ class Exporter:
 
     def connect(self) -> Qmp:
         """A connection to the monitor; hold the lock.  Raises ``QmpUnreachable``."""
-        return Qmp(self.paths.monitor)
+        return Qmp(self.paths.monitor, MONITOR_TIMEOUT_S)
 
     def pid(self) -> int | None:
         """The living process, None when there is none."""
@@ -172,11 +173,11 @@ class Exporter:
                 with self.connect() as qmp:
                     qmp.send("quit")
                     # The connection stays open meanwhile: a monitor forgets what a client that left had said.
-                    if _has_ended(handle, _QUIT_TIMEOUT_S):
+                    if _has_ended(handle, QUIT_TIMEOUT_S):
                         return
             except QmpUnreachable as error:
                 LOG.warning("volume %s: exporter %d is ended by a signal: %s", self.volume_id, pid, error)
-            for number, timeout_s in ((signal.SIGTERM, _TERM_TIMEOUT_S), (signal.SIGKILL, _TERM_TIMEOUT_S)):
+            for number, timeout_s in ((signal.SIGTERM, TERM_TIMEOUT_S), (signal.SIGKILL, TERM_TIMEOUT_S)):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(handle, number)
                 if _has_ended(handle, timeout_s):
