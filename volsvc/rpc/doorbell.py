@@ -105,6 +105,9 @@ class RpcDoorbell:
             raise exc.ServiceDown(error.message) from error
         except (messaging.MessagingException, exc.VolsvcError) as error:
             LOG.warning("operation %s: waiting at %s failed, its record decides: %s", operation.id, server, error)
+        except Exception:
+            # What the daemon raised without meaning to comes as whatever it was.
+            LOG.exception("operation %s: waiting at %s failed, its record decides", operation.id, server)
 
     def _note_unreachable(self, server: str, error: Exception) -> None:
         with self._lock:
@@ -128,7 +131,7 @@ class DoorbellServer:
             messaging.Target(topic=topic, server=host, version=VERSION),
             [_Endpoint(bell, self._is_stopping)],
             serializer=ContextSerializer(),
-            access_policy=messaging.DefaultRPCAccessPolicy,
+            access_policy=messaging.ExplicitRPCAccessPolicy,
             server_cls=RpcServer,
         )
         self._is_started = False
@@ -171,9 +174,11 @@ class _Endpoint:
         self._is_stopping = is_stopping
         self._places = threading.BoundedSemaphore(MAX_WAITERS)
 
+    @messaging.expose  # type: ignore[untyped-decorator]
     def ring(self, _context: models.RequestContext) -> None:
         self._bell.ring()
 
+    @messaging.expose  # type: ignore[untyped-decorator]
     @messaging.expected_exceptions(exc.VolsvcError)  # type: ignore[untyped-decorator]
     def run_and_wait(self, context: models.RequestContext, operation_id: str, timeout_s: float) -> bool:
         """Ring, and return whether the operation has ended before the time was over."""

@@ -45,14 +45,14 @@ class OsloNotifier:
             if own_url:
                 self._transport.cleanup()
                 self._transport = messaging.get_notification_transport(conf, url=own_url)
-        except (messaging.InvalidTransportURL, messaging.DriverLoadFailure, cfg.Error, ValueError) as error:
-            raise exc.ConfigurationError(
-                reason=f"[{GROUP}] transport_url can't be used: {exc.describe(error)}"
-            ) from error
-        drivers = list(conf[GROUP].driver) or list(DEFAULT_DRIVERS)
+            drivers = list(conf[GROUP].driver) or list(DEFAULT_DRIVERS)
+            # A broker that is down must not hold up an operation, so "retry for ever", the default, means not at all.
+            retry = max(conf[GROUP].retry, 0)
+        except (messaging.InvalidTransportURL, messaging.DriverLoadFailure) as error:
+            raise exc.ConfigurationError(reason=f"[{GROUP}] transport_url can't be used: {error}") from error
+        except (cfg.Error, ValueError) as error:
+            raise exc.ConfigurationError(reason=f"[{GROUP}]: {exc.describe(error)}") from error
         _refuse_unknown(drivers)
-        # A broker that is down must not hold up an operation, so "retry for ever", the default, means not at all.
-        retry = max(conf[GROUP].retry, 0)
         self._notifiers = [
             messaging.Notifier(self._transport, publisher_id=publisher_id, driver=driver, retry=retry)
             for driver in drivers

@@ -99,7 +99,9 @@ class UnixIncomingMessage(driver_base.RpcIncomingMessage):  # type: ignore[misc]
         is_stopping: Callable[[], bool],
         on_finished: Callable[[], None],
     ) -> None:
-        super().__init__(body.get("ctxt") or {}, body["msg"], body.get("id"))
+        # Notifications come in an envelope, or not, as their sender's format has it.
+        message = driver_common.deserialize_msg(body["msg"]) if is_notification else body["msg"]
+        super().__init__(body.get("ctxt") or {}, message)
         monitor_s = body.get("monitor_s")
         self.client_timeout = monitor_s if is_call else None
         self._connection = connection

@@ -41,6 +41,9 @@ class Endpoint:
     def echo(self, _context: Any, value: Any) -> Any:
         return value
 
+    def repeat(self, _context: Any, text: str, count: int) -> str:
+        return text * count
+
     def who(self, _context: Any) -> str:
         return self.name
 
@@ -60,8 +63,8 @@ class Endpoint:
         raise exc.VolumeNotFound(id=volume_id)
 
     @messaging.expected_exceptions(KeyError, threading.BrokenBarrierError)  # type: ignore[untyped-decorator]
-    def fail_with_another(self, _context: Any) -> None:
-        raise threading.BrokenBarrierError("not for you")
+    def fail_with_another(self, _context: Any, kind: str) -> None:
+        raise {"threading": threading.BrokenBarrierError, "builtins": KeyError}[kind]("not for you")
 
     def _secret(self, _context: Any) -> str:
         return "must not be reachable"
@@ -201,7 +204,7 @@ class TransportContract:
             pytest.skip("this transport hands errors over as they are")
         serve("one")
         with pytest.raises(messaging.RemoteError) as caught:
-            client(server="one").call({}, "fail_with_another")
+            client(server="one").call({}, "fail_with_another", kind="threading")
         assert caught.value.exc_type == "BrokenBarrierError"
         assert caught.value.value == "not for you"
 
