@@ -28,6 +28,15 @@ _DONE = str(OperationState.DONE)
 
 PURGE_BATCH = 1000
 
+# Built once; see ``gate``.
+_READ = sa.select(_ops).where(_o.id == sa.bindparam("the_id"))
+_LOCK = _READ.with_for_update()
+WRITE = sa.update(_ops).where(
+    _o.id == sa.bindparam("the_id"),
+    _o.state == sa.bindparam("the_state"),
+    _o.claim_epoch == sa.bindparam("the_epoch"),
+)
+
 
 def build(row: sa.Row[Any]) -> models.Operation:
     """The record of a whole row of ``operations``."""
@@ -41,13 +50,13 @@ def is_held(operation: models.Operation) -> tuple[sa.ColumnElement[bool], ...]:
 
 def lock(connection: sa.Connection, operation_id: str, *, with_resources: bool = True) -> sa.Row[Any] | None:
     """The row of an operation, locked after its resources; None if there is none."""
-    query = sa.select(_ops).where(_o.id == operation_id)
+    the_operation = {"the_id": operation_id}
     if with_resources:
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(_READ, the_operation).one_or_none()
         if row is None:
             return None
         gate.lock_resources(connection, row)
-    return connection.execute(query.with_for_update()).one_or_none()
+    return connection.execute(_LOCK, the_operation).one_or_none()
 
 
 def end(
@@ -72,9 +81,8 @@ def end(
         "finished_at": now,
         "updated_at": now,
     }
-    changed = connection.execute(
-        sa.update(_ops).where(_o.id == row.id, _o.state == row.state, _o.claim_epoch == row.claim_epoch).values(values)
-    )
+    the_row = {"the_id": row.id, "the_state": row.state, "the_epoch": row.claim_epoch}
+    changed = connection.execute(WRITE, {**values, **the_row})
     if changed.rowcount != 1:
         raise exc.OperationSuperseded(id=row.id)
     gate.settle(connection, row, state, now, first=first, second=second, take_back=take_back)

@@ -43,11 +43,36 @@ OPEN = tuple(sorted(str(state) for state in OPEN_STATES))
 
 _ops = schema.operations.c
 
+# Built once, because building a statement costs as much as running it.  Names of parameters that
+# begin with "the_" can't be a column's.
+_LOCK_ROW = {
+    resource: sa.select(table).where(table.c.id == sa.bindparam("the_id")).with_for_update()
+    for resource, table in schema.TABLE_OF.items()
+}
+_WRITE_ROW = {
+    resource: sa.update(table).where(table.c.id == sa.bindparam("the_id"), table.c.status == sa.bindparam("the_status"))
+    for resource, table in schema.TABLE_OF.items()
+}
+_ATTACH_STATUSES = sa.select(schema.attachments.c.status).where(
+    schema.attachments.c.volume_id == sa.bindparam("the_id")
+)
+_HEIR = (
+    sa.select(_ops.id)
+    .where(
+        _ops.resource_id == sa.bindparam("the_id"),
+        _ops.state.in_(OPEN),
+        _ops.seq > sa.bindparam("the_seq"),
+    )
+    .order_by(_ops.seq)
+    .limit(1)
+)
+
 
 def lock_row(connection: sa.Connection, resource: Resource, resource_id: str) -> sa.Row[Any] | None:
     """The row of a resource, locked to the end of the transaction; None if it isn't there."""
-    table = schema.TABLE_OF[resource]
-    return connection.execute(sa.select(table).where(table.c.id == resource_id).with_for_update()).one_or_none()
+    if resource is Resource.SERVICE:
+        return None  # an operation on a service changes no status, so nothing has to be locked
+    return connection.execute(_LOCK_ROW[resource], {"the_id": resource_id}).one_or_none()
 
 
 def require_row(connection: sa.Connection, resource: Resource, resource_id: str) -> sa.Row[Any]:
@@ -85,17 +110,17 @@ def write_status(
     Compare-and-set: raises ``StatusConflict`` when the status is no longer the one that was read.
     """
     table = schema.TABLE_OF[change.resource]
-    is_same = sa.and_(table.c.id == row.id, table.c.status == row.status)
     if status is Becomes.GONE:
         if change.resource is Resource.VOLUME:
             _attachments = schema.attachments
             connection.execute(sa.delete(_attachments).where(_attachments.c.volume_id == row.id))
-        result = connection.execute(sa.delete(table).where(is_same))
+        result = connection.execute(sa.delete(table).where(table.c.id == row.id, table.c.status == row.status))
     else:
         values = {**columns, "updated_at": now}
         if not isinstance(status, Becomes):
             values["status"] = str(status)
-        result = connection.execute(sa.update(table).where(is_same).values(values))
+        the_row = {"the_id": row.id, "the_status": row.status}
+        result = connection.execute(_WRITE_ROW[change.resource], {**values, **the_row})
     if result.rowcount != 1:
         raise exc.StatusConflict(
             f"{str(change.resource).capitalize()} {row.id} was changed by another request meanwhile; try again."
@@ -106,11 +131,11 @@ def write_status(
 
 def recompute_volume(connection: sa.Connection, volume_id: str, now: dt.datetime) -> None:
     """Write what the attachments make of a volume; its status only if attachments decide it now."""
-    volumes, attachments = schema.volumes, schema.attachments
+    volumes = schema.volumes
     row = lock_row(connection, Resource.VOLUME, volume_id)
     if row is None:
         return
-    statuses = connection.scalars(sa.select(attachments.c.status).where(attachments.c.volume_id == volume_id)).all()
+    statuses = connection.scalars(_ATTACH_STATUSES, {"the_id": volume_id}).all()
     values = {"attach_status": str(compute_attach_status(statuses)), "status": row.status}
     if row.status in ATTACHMENT_DERIVED:
         values["status"] = str(compute_volume_status(statuses))
@@ -204,12 +229,7 @@ def _settle_first(
     *,
     is_done: bool,
 ) -> None:
-    heir = connection.execute(
-        sa.select(_ops.id)
-        .where(_ops.resource_id == operation.resource_id, _ops.state.in_(OPEN), _ops.seq > operation.seq)
-        .order_by(_ops.seq)
-        .limit(1)
-    ).scalar_one_or_none()
+    heir = connection.execute(_HEIR, {"the_id": operation.resource_id, "the_seq": operation.seq}).scalar_one_or_none()
     is_gone_for_good = is_done and target is Becomes.GONE
     if heir is not None and not is_gone_for_good:
         hand_over(connection, heir, target, now)

@@ -50,7 +50,8 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
     if transition.second is not None:
         second_row = gate.require_row(connection, transition.second.resource, second_id or "")
     first_row = None
-    if transition.first.sources is not From.NEW:
+    is_of_service = transition.first.resource is Resource.SERVICE
+    if transition.first.sources is not From.NEW and not is_of_service:
         first_row = gate.require_row(connection, transition.first.resource, intent.resource_id)
         gate.require_start(transition.first, intent.action, intent.resource_id, first_row.status)
     if transition.second is not None and second_row is not None:
@@ -62,7 +63,8 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
 
     # A record-only operation is over as soon as it is recorded.
     phase = "success" if transition.record_only else "during"
-    _write_first(connection, intent, transition.first, first_row, getattr(transition.first, phase), now)
+    if not is_of_service:
+        _write_first(connection, intent, transition.first, first_row, getattr(transition.first, phase), now)
     if transition.second is not None:
         gate.write_second(connection, transition.second, second_row, getattr(transition.second, phase), {}, now)
 
@@ -91,7 +93,7 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
     values = records.values_of(operation, _ops)
     del values["seq"]
     values["second_shared"] = transition.second is not None and transition.second.shared
-    result = connection.execute(sa.insert(_ops).values(values))
+    result = connection.execute(sa.insert(_ops), values)
     return dataclasses.replace(operation, seq=(result.inserted_primary_key or (0,))[0])
 
 
@@ -132,7 +134,7 @@ def _write_first(
     if change.resource is Resource.VOLUME:
         values["claimed_gb"] = max(values["claimed_gb"], values["size_gb"])
         _require_type(connection, values["volume_type_id"])
-    connection.execute(sa.insert(table).values(values))
+    connection.execute(sa.insert(table), values)
 
 
 def _require_type(connection: sa.Connection, type_id: str | None) -> None:

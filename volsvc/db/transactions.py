@@ -5,9 +5,12 @@ Nothing above this module sees an exception of SQLAlchemy or of a database's dri
 
 from __future__ import annotations
 
+import collections
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -35,18 +38,57 @@ _REPEATABLE_SQLITE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
 
 
+class _Turns:
+    """A lock that serves its waiters in the order in which they came.
+
+    SQLite's writers poll for its lock with growing pauses, so that of several busy threads one can
+    starve for seconds; those of one process line up here instead.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._is_taken = False
+        self._waiting: collections.deque[threading.Lock] = collections.deque()
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        mine.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._is_taken = False
+
+
 class Transactions:
     """Runs functions of a connection, each in one transaction."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._turns: AbstractContextManager[None] = _Turns() if engine.dialect.name == "sqlite" else nullcontext()
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(can_repeat),
+            # Who waited long for SQLite's lock has waited enough.
+            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(LONGEST_S),
+            wait=tenacity.wait_random_exponential(multiplier=0.02, max=_LONGEST_PAUSE_S),
+            before_sleep=_log_repeat,
+            reraise=True,
+        )
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run ``work`` on one consistent view of the database; it must not write.
 
         Raises what ``work`` raises, and ``StoreUnavailable``.
         """
-        return self._run(work, is_read_only=True)
+        return self._run(self._read_once, work)
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Run ``work`` in one transaction; an exception out of it undoes everything.
@@ -56,19 +98,11 @@ class Transactions:
         effects where doing it twice would differ.
         Raises what ``work`` raises, ``StoreUnavailable``, and ``Conflict`` for a broken constraint.
         """
-        return self._run(work, is_read_only=False)
+        return self._run(self._write_once, work)
 
-    def _run(self, work: Callable[[sa.Connection], T], *, is_read_only: bool) -> T:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(can_repeat),
-            # Who waited long for SQLite's lock has waited enough.
-            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(LONGEST_S),
-            wait=tenacity.wait_random_exponential(multiplier=0.02, max=_LONGEST_PAUSE_S),
-            before_sleep=_log_repeat,
-            reraise=True,
-        )
+    def _run(self, once: Callable[[Callable[[sa.Connection], T]], T], work: Callable[[sa.Connection], T]) -> T:
         try:
-            result: T = retrying(self._once, work, is_read_only)
+            result: T = self._retrying(once, work)
         except sa.exc.SQLAlchemyError as error:
             translated = translate(error)
             if translated is None:
@@ -76,12 +110,13 @@ class Transactions:
             raise translated from error
         return result
 
-    def _once(self, work: Callable[[sa.Connection], T], is_read_only: bool) -> T:
-        with self.engine.connect() as connection:
-            if is_read_only:
-                connection = connection.execution_options(**{READ_ONLY: True})
-            with connection.begin():
-                return work(connection)
+    def _read_once(self, work: Callable[[sa.Connection], T]) -> T:
+        with self.engine.connect().execution_options(**{READ_ONLY: True}) as connection, connection.begin():
+            return work(connection)
+
+    def _write_once(self, work: Callable[[sa.Connection], T]) -> T:
+        with self._turns, self.engine.begin() as connection:
+            return work(connection)
 
 
 def can_repeat(error: BaseException) -> bool:

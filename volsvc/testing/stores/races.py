@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.ports import CapacityClaim, Guards, Outcome, Query, Store
+from volsvc.ports import CapacityClaim, Guards, Intent, Outcome, Query, Store
 from volsvc.testing.stores import builders as b
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class RaceContract:
         for _ in range(5):
             volume = b.add_volume(store)
 
-            def ask(intent: b.Intent) -> bool:
+            def ask(intent: Intent) -> bool:
                 try:
                     b.submit(store, intent)
                 except (exc.StatusConflict, exc.InvalidVolume):
