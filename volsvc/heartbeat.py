@@ -16,7 +16,10 @@ PURGE_INTERVAL_S = 3600.0
 
 
 class Heartbeat:
-    """Stamps the rows of ``service_ids()`` every ``interval_s``; now and then purges old operations."""
+    """Stamps the rows of ``service_ids()`` every ``interval_s``; now and then purges old operations.
+
+    ``on_beat`` is called after each stamp, for what could not be written while the database was away.
+    """
 
     def __init__(
         self,
@@ -25,12 +28,14 @@ class Heartbeat:
         *,
         interval_s: float,
         retention_days: int,
+        on_beat: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._store = store
         self._service_ids = service_ids
         self._interval_s = interval_s
         self._retention_days = retention_days
+        self._on_beat = on_beat
         self._clock = clock
         self._purge_at = clock() + PURGE_INTERVAL_S
         self._stop = threading.Event()
@@ -48,6 +53,7 @@ class Heartbeat:
     def beat(self) -> None:
         try:
             self._store.beat(list(self._service_ids()))
+            self._on_beat()
         except exc.StoreUnavailable as error:
             LOG.warning("heartbeat not written: %s", error)
 

@@ -121,6 +121,7 @@ class InitStatus:
     max_attempts: int = 0  # the first one and the retries; 0 = no limit
     losses: int = 0
     hanging_since: dt.datetime | None = None
+    next_attempt_at: dt.datetime | None = None  # filled by whoever calls ``attempt`` periodically
     last_attempt: AttemptReport | None = None
 
 
@@ -277,7 +278,6 @@ class DriverInitializer(Generic[C]):
                 f"{step} has not come back within {self._timeout_s:.0f} s; a restart of the daemon ends it "
                 "('--backend' runs this backend in a process of its own, the systemd watchdog restarts by itself)"
             )
-            LOG.error("%s: initialisation hangs: %s", self.name, reason)
             since = _utcnow() - dt.timedelta(seconds=self._clock() - running.started_at)
             event = self._failure_event(running.number, None)
             self._move(event, step=step, reason=reason, attempts=running.number, hanging_since=since)
@@ -313,17 +313,10 @@ class DriverInitializer(Generic[C]):
 
     def _record(self, running: _Attempt[C], error: BaseException | None, report: AttemptReport, is_late: bool) -> None:
         if error is None:
-            LOG.info("%s: ready after attempt %d (%.3f s)", self.name, running.number, report.duration_s)
             self._move(Event.SUCCEEDED, attempts=0, last_attempt=report)
             return
-        LOG.error(
-            "%s: attempt %d failed in %s: %s",
-            self.name,
-            running.number,
-            report.step,
-            report.reason,
-            exc_info=error if not isinstance(error, exc.VolsvcError) else None,
-        )
+        if not isinstance(error, exc.VolsvcError):
+            LOG.error("%s: attempt %d failed in %s", self.name, running.number, report.step, exc_info=error)
         # A hang was counted when it was noticed; its end only replaces the reason.
         event = self._failure_event(running.number, error)
         if is_late and event is not Event.FAILED_FOR_GOOD:
@@ -356,8 +349,6 @@ class DriverInitializer(Generic[C]):
             fields.setdefault("reason", None)
         after = NEXT_STATE[(before, event)]
         self._set(replace(self._status, state=after, **fields))
-        if before is not after:
-            LOG.info("%s: %s -> %s (%s)", self.name, before, after, event)
 
     def _set(self, status: InitStatus) -> None:
         self._status = status

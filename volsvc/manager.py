@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from volsvc import exceptions as exc
@@ -27,6 +27,7 @@ from volsvc.generations import CurrentGeneration
 from volsvc.initializer import SELF_HEALING, AttemptReport, DriverInitializer, InitState, InitStatus, Step
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
 from volsvc.ports import Clock, Notifier, Store
+from volsvc.service_words import describe_state
 from volsvc.volume_actions import VolumeActions
 
 LOG = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class VolumeManager:
         self._wake = threading.Event()
         self._report_lock = threading.Lock()
         self._unreported: InitStatus | None = None
+        self._described = InitStatus()
         self.runner = OperationRunner(
             host=host,
             instance=instance,
@@ -168,6 +170,10 @@ class VolumeManager:
         self.initializer.ask()
         self._wake.set()
 
+    def describe(self) -> str:
+        """The backend's state in the words that ``service list`` shows."""
+        return describe_state(self._described)
+
     # -- the periodic task -------------------------------------------------------------
 
     def _publish_loop(self) -> None:
@@ -183,7 +189,7 @@ class VolumeManager:
 
     def publish_service_capabilities(self) -> None:
         """Ready: read the stats and publish.  Not ready but recoverable: initialise again.  Else: skip."""
-        self._report_late()
+        self.report_late()
         self._take_back()
         if self.initializer.is_ready:
             self._publish_stats()
@@ -318,24 +324,27 @@ class VolumeManager:
                 self._wake.set()
 
     def _on_init_change(self, status: InitStatus) -> None:
+        if status.state in SELF_HEALING and status.attempts and status.hanging_since is None:
+            status = replace(
+                status, next_attempt_at=_utcnow() + dt.timedelta(seconds=self._settings.publish_interval_s)
+            )
         with self._report_lock:
-            self._unreported = status
-        self._report_late()
+            self._unreported = self._described = status
+        level = logging.INFO if status.state in (InitState.READY, InitState.STARTING) else logging.ERROR
+        LOG.log(level, "%s: %s", self.host, describe_state(status))
+        self.report_late()
         if status.state is InitState.READY and status.reason is None:
             self.runner.ring()
         self._notify(status)
 
-    def _report_late(self) -> None:
-        """Write the newest status; one that the database didn't take is written at the next publish."""
+    def report_late(self) -> None:
+        """Write the newest status; one that the database didn't take is written at the next heartbeat."""
         with self._report_lock:
             status = self._unreported
             if status is None or self._service is None:
                 return
-            fields = _row(status)
-            if status.state in SELF_HEALING and status.hanging_since is None:
-                fields["next_attempt_at"] = _utcnow() + dt.timedelta(seconds=self._settings.publish_interval_s)
             try:
-                self._store.report_service(self._service.id, fields)
+                self._store.report_service(self._service.id, _row(status))
             except exc.StoreUnavailable as error:
                 LOG.warning("%s: its state %s is not written yet: %s", self.host, status.state, error)
                 return
@@ -414,7 +423,7 @@ def _row(status: InitStatus) -> dict[str, Any]:
         "max_attempts": status.max_attempts,
         "losses": status.losses,
         "hanging_since": status.hanging_since,
-        "next_attempt_at": None,
+        "next_attempt_at": status.next_attempt_at,
         "last_attempt": {**asdict(last), "at": last.at.isoformat()} if last else {},
     }
 

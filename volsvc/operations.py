@@ -14,7 +14,7 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +98,7 @@ Handler = Callable[[models.Operation, OperationControl], Result]
 class OperationRunner:
     """Claims and runs the operations of one ``host@backend``.
 
+    ``claim_hosts`` are the names that operations are recorded under, when that is not ``host``.
     ``find_handler`` maps an action to its handler, ``is_accepting`` says whether new work may
     start (the backend is ready), ``on_unavailable`` is told when a handler met
     ``BackendUnavailable``.
@@ -113,10 +114,12 @@ class OperationRunner:
         settings: RunnerSettings,
         is_accepting: Callable[[], bool] = lambda: True,
         on_unavailable: Callable[[exc.BackendUnavailable], None] = lambda error: None,
+        claim_hosts: Sequence[str] = (),
         clock: Clock = time.monotonic,
     ) -> None:
         self.host = host
         self.instance = instance
+        self._claim_hosts = tuple(claim_hosts) or (host,)
         self._store = store
         self._find_handler = find_handler
         self._settings = settings
@@ -174,7 +177,11 @@ class OperationRunner:
 
     def take_back(self) -> None:
         """Requeue what an earlier instance of this host left running; those tried too often end here."""
-        again, given_up = self._store.take_back(self.host, self.instance, self._settings.max_attempts)
+        for host in self._claim_hosts:
+            self._take_back(host)
+
+    def _take_back(self, host: str) -> None:
+        again, given_up = self._store.take_back(host, self.instance, self._settings.max_attempts)
         for operation in again:
             LOG.info(
                 "operation %s: %s of %s %s goes on after a restart (attempt %d)",
@@ -238,7 +245,7 @@ class OperationRunner:
     def _dispatch_some(self, free: int) -> bool:
         """Start up to ``free`` operations; False when none could be started."""
         started = False
-        for candidate in self._store.claimable(self.host, free):
+        for candidate in self._store.claimable(self._claim_hosts, free):
             holds = holds_of(candidate)
             if not self.locks.try_acquire(holds):
                 continue

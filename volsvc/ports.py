@@ -174,8 +174,8 @@ class WorkStore(Protocol):
 
     def snapshots_on(self, host: str) -> list[models.Snapshot]: ...
 
-    def claimable(self, host: str, limit: int) -> list[models.Operation]:
-        """Queued operations of this host, oldest first, that no earlier open one stands in the way of."""
+    def claimable(self, host: str | Sequence[str], limit: int) -> list[models.Operation]:
+        """Queued operations of this host (or hosts), oldest first, that no earlier open one stands in the way of."""
 
     def claim(self, operation_id: str, instance: str) -> models.Operation | None:
         """Compare-and-set from queued to running: raises the epoch, counts the attempt; None if it was taken."""

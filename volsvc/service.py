@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 
 from volsvc import __version__, logs, sd_notify
 from volsvc import exceptions as exc
+from volsvc.control import ControlRunner
 from volsvc.db import migrate
 from volsvc.db.engine import create_engine
 from volsvc.db.store import SqlStore
@@ -141,6 +142,10 @@ class VolumePart:
             lambda: [manager.service_id for manager in self.managers if manager.service_id is not None],
             interval_s=self._service.report_interval,
             retention_days=self._service.operation_retention_days,
+            on_beat=self._report_late,
+        )
+        self._control = ControlRunner(
+            foundations.store, foundations.instance, {manager.host: manager for manager in self.managers}
         )
 
     def start(self) -> None:
@@ -159,14 +164,20 @@ class VolumePart:
             self._foundations.doorbell.register(manager.host, manager.runner)
             manager.start()
         self._heartbeat.start()
+        self._control.start()
 
     def reload(self) -> None:
         for manager in self.managers:
             manager.reinit()
 
     def stop_accepting(self) -> None:
+        self._control.stop_claiming()
         for manager in self.managers:
             manager.runner.stop_claiming()
+
+    def _report_late(self) -> None:
+        for manager in self.managers:
+            manager.report_late()
 
     def stop(self, timeout_s: float) -> None:
         """Every backend at the same time, so that a slow one does not use up another's time."""
@@ -179,6 +190,7 @@ class VolumePart:
         deadline = time.monotonic() + timeout_s
         for thread in threads:
             thread.join(max(0.1, deadline - time.monotonic()))
+        self._control.stop(1.0)
         self._heartbeat.stop()
         for server in self._doorbells:
             server.stop()

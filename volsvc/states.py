@@ -158,6 +158,8 @@ _SOURCE_SNAPSHOT = Change(
     Resource.SNAPSHOT, _of(S.AVAILABLE), Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED, shared=True
 )
 _PARENT_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED, shared=True)
+# What is asked of a daemon: its row has no status of this kind, the operation is all there is.
+_SERVICE = Change(Resource.SERVICE, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED)
 _NEW_VOLUME = Change(Resource.VOLUME, From.NEW, V.CREATING, V.AVAILABLE, V.ERROR)
 _ATTACHED_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.COMPUTED, Becomes.COMPUTED, Becomes.COMPUTED)
 
@@ -268,6 +270,7 @@ _TABLE: tuple[Transition, ...] = (
         _ATTACHED_VOLUME,
         waits=True,
     ),
+    Transition("service_reinit", _SERVICE, waits=True),
 )
 
 TRANSITIONS: dict[str, Transition] = {row.action: row for row in _TABLE}

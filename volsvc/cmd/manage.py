@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     _command(db, "version", db_version, "print the schema's version and the one this program needs")
 
     service = groups.add_parser("service", help="daemons and backends").add_subparsers(required=True, metavar="COMMAND")
+    reinit = _command(
+        service, "reinit", service_reinit, "have a backend that is not ready try now, and say how it ended"
+    )
+    reinit.add_argument("host", metavar="HOST@BACKEND")
+    reinit.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="wait so long (default 60)")
     _with_format(_command(service, "list", service_list, "every backend with its state and the reason for it"))
 
     operation = groups.add_parser("operation", help="what was asked for and how it went").add_subparsers(
@@ -119,6 +124,13 @@ def service_list(settings: Settings, args: argparse.Namespace) -> int:
             row["state"] = describe_state(service)
         rows.append(row)
     tables.print_rows(rows, SERVICE_COLUMNS, args.format)
+    return 0
+
+
+def service_reinit(settings: Settings, args: argparse.Namespace) -> int:
+    from volsvc.admin import AdminRequests
+
+    print(f"{args.host}: {AdminRequests(_store(settings)).reinit(args.host, args.timeout)}")
     return 0
 
 

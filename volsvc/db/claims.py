@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,17 +41,18 @@ _IS_BLOCKED = sa.or_(
     ),
 )
 
+_BLOCKED = sa.select(sa.literal(1)).select_from(_ops).where(_mine.id == sa.bindparam("the_id"), _IS_BLOCKED)
 
-def claimable_query(host: str, limit: int, now: dt.datetime) -> sa.Select[Any]:
+
+def claimable_query(host: str | Sequence[str], limit: int) -> sa.Select[Any]:
     """The statement of ``find_claimable``."""
     return (
         records.OPERATION.select()
         .where(
             _mine.state == _QUEUED,
-            _mine.host == host,
+            _mine.host == host if isinstance(host, str) else _mine.host.in_(list(host)),
             # What a newer release has recorded waits until this daemon is upgraded too.
             _mine.action.in_(sorted(TRANSITIONS)),
-            sa.or_(_mine.deadline_at.is_(None), _mine.deadline_at > now),
             ~_IS_BLOCKED,
         )
         .order_by(_mine.seq)
@@ -58,9 +60,9 @@ def claimable_query(host: str, limit: int, now: dt.datetime) -> sa.Select[Any]:
     )
 
 
-def find_claimable(connection: sa.Connection, host: str, limit: int, now: dt.datetime) -> list[models.Operation]:
+def find_claimable(connection: sa.Connection, host: str | Sequence[str], limit: int) -> list[models.Operation]:
     """Queued operations of ``host``, oldest first, that nothing stands in the way of."""
-    return [records.OPERATION.build(row) for row in connection.execute(claimable_query(host, limit, now))]
+    return [records.OPERATION.build(row) for row in connection.execute(claimable_query(host, limit))]
 
 
 def claim(
@@ -71,7 +73,7 @@ def claim(
     ``seen_epoch`` is the epoch that an attempt before this one, whose commit may or may not have
     happened, would have written: finding exactly that is finding our own claim.
     """
-    row = connection.execute(sa.select(_ops).where(_mine.id == operation_id).with_for_update()).one_or_none()
+    row = endings.lock(connection, operation_id, with_resources=False)
     if row is None:
         return None, None
     operation = endings.build(row)
@@ -79,33 +81,20 @@ def claim(
         return operation, seen_epoch
     if row.state != _QUEUED or row.action not in TRANSITIONS:
         return None, None
-    if row.deadline_at is not None and row.deadline_at <= now:
+    if connection.execute(_BLOCKED, {"the_id": operation_id}).one_or_none() is not None:
         return None, None
-    is_blocked = sa.select(sa.literal(1)).select_from(_ops).where(_mine.id == operation_id, _IS_BLOCKED)
-    if connection.execute(is_blocked).one_or_none() is not None:
+    values: dict[str, Any] = {
+        "state": _RUNNING,
+        "claim_epoch": operation.claim_epoch + 1,
+        "attempts": operation.attempts + 1,
+        "instance": instance,
+        "started_at": now,
+        "updated_at": now,
+    }
+    the_row = {"the_id": operation_id, "the_state": _QUEUED, "the_epoch": operation.claim_epoch}
+    if connection.execute(endings.WRITE, {**values, **the_row}).rowcount != 1:
         return None, None
-    claimed = dataclasses.replace(
-        operation,
-        state=_RUNNING,
-        claim_epoch=operation.claim_epoch + 1,
-        attempts=operation.attempts + 1,
-        instance=instance,
-        started_at=now,
-        updated_at=now,
-    )
-    result = connection.execute(
-        sa.update(_ops)
-        .where(_mine.id == operation_id, _mine.state == _QUEUED, _mine.claim_epoch == operation.claim_epoch)
-        .values(
-            state=_RUNNING,
-            claim_epoch=claimed.claim_epoch,
-            attempts=claimed.attempts,
-            instance=instance,
-            started_at=now,
-            updated_at=now,
-        )
-    )
-    return (claimed, claimed.claim_epoch) if result.rowcount == 1 else (None, None)
+    return dataclasses.replace(operation, **values), operation.claim_epoch + 1
 
 
 def report_progress(

@@ -56,8 +56,8 @@ class SqlStore:
 
         return self._write(record)
 
-    def claimable(self, host: str, limit: int) -> list[models.Operation]:
-        return self._read(lambda c: claims.find_claimable(c, host, limit, self._now()))
+    def claimable(self, host: str | Sequence[str], limit: int) -> list[models.Operation]:
+        return self._read(lambda c: claims.find_claimable(c, host, limit))
 
     def claim(self, operation_id: str, instance: str) -> models.Operation | None:
         seen_epoch: int | None = None

@@ -76,6 +76,11 @@ def intent(action: str, resource_id: str, **fields: Any) -> Intent:
     return Intent(action, CONTEXT, resource_id, **(given | fields))
 
 
+def reinit_intent(host: str) -> Intent:
+    """What is asked of a daemon instead of its backend."""
+    return Intent("service_reinit", CONTEXT, host, host=f"control:{host}")
+
+
 def submit(store: Store, *intents: Intent) -> models.Operation:
     """Record intents and return the last one's operation."""
     return store.submit(*intents)[-1]

@@ -102,10 +102,21 @@ class ClaimContract:
         assert claimable_ids(store) == [first.id]
         assert store.claim(second.id, "me") is None
 
-    def test_what_is_past_its_deadline_is_not_begun(self, store: Store) -> None:
+    def test_a_deadline_alone_keeps_nothing_from_being_done(self, store: Store) -> None:
         operation = b.submit(store, b.create_intent(b.volume_record(), deadline_at=PAST))
-        assert claimable_ids(store) == []
-        assert store.claim(operation.id, "me") is None
+        assert claimable_ids(store) == [operation.id]
+        assert store.claim(operation.id, "me") is not None
+
+    def test_operations_of_several_hosts_are_found_together(self, store: Store) -> None:
+        one, other = (b.submit(store, b.reinit_intent(host)) for host in ("node@one", "node@other"))
+        assert [o.id for o in store.claimable(["control:node@one", "control:node@other"], 9)] == [one.id, other.id]
+        assert claimable_ids(store, host="control:node@one") == [one.id]
+
+    def test_an_operation_on_a_service_changes_no_status(self, store: Store) -> None:
+        operation = b.submit(store, b.reinit_intent("node@one"))
+        claimed = b.claim(store, operation)
+        ended = store.finish(claimed, Outcome("done", result={"state": "ready"}))
+        assert (ended.state, ended.resource_type, ended.resource_id) == ("done", "service", "node@one")
 
     def test_progress_is_written_under_the_claim_and_says_when_to_stop(self, store: Store) -> None:
         claimed = b.claim(store, b.submit(store, b.create_intent(b.volume_record())))

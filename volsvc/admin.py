@@ -1,0 +1,68 @@
+"""Requests of the host's admin that go through the database, and the wait for their end."""
+
+from __future__ import annotations
+
+import getpass
+import time
+
+from volsvc import exceptions as exc
+from volsvc import models
+from volsvc.control import reinit_intent
+from volsvc.ports import Intent, Store
+from volsvc.service_words import describe_state
+
+POLL_S = 0.1
+
+
+class AdminRequests:
+    """What ``volsvc-manage`` asks of running daemons."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def reinit(self, host: str, timeout_s: float) -> str:
+        """Have ``host@backend`` try its driver now; returns its state afterwards.
+
+        Raises ``ServiceNotFound``, ``ServiceDown`` when no daemon takes the request or the attempt
+        failed.
+        """
+        service = self._find(host)
+        if service.is_up:
+            return "ready already"
+        self._run(reinit_intent(_context(), host), timeout_s)
+        return describe_state(self._find(host))
+
+    def _find(self, host: str) -> models.Service:
+        services = self._store.list_services()
+        for service in services:
+            if service.host == host:
+                return service
+        known = ", ".join(service.host for service in services) or "none"
+        raise exc.ServiceNotFound(f"there is no service {host}; those that have reported: {known}")
+
+    def _run(self, intent: Intent, timeout_s: float) -> models.Operation:
+        """Record, wait for the end, take it back if nobody began it."""
+        operation = self._store.submit(intent)[0]
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            current = self._store.get_operation(operation.id)
+            if not current.is_open:
+                if current.state != "done":
+                    raise (exc.find_error_class(current.error_class or "") or exc.OperationFailed)(
+                        current.error or f"operation {current.id} ended as {current.state}"
+                    )
+                return current
+            time.sleep(POLL_S)
+        if self._store.withdraw(operation.id):
+            raise exc.ServiceDown(
+                host=intent.resource_id, reason=f"no daemon took the request within {timeout_s:.0f} s; is it running?"
+            )
+        raise exc.OperationTimeout(
+            id=operation.id, reason="it goes on; 'volsvc-manage operation show' tells how it ends"
+        )
+
+
+def _context() -> models.RequestContext:
+    return models.RequestContext(
+        user_id=getpass.getuser(), project_id="admin", is_admin=True, request_id="volsvc-manage"
+    )

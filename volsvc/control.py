@@ -1,0 +1,76 @@
+"""What the host's admin asks of a running daemon through the database: reinit (and, later, more).
+
+Such requests are operations on a service's row, recorded under ``control:HOST@BACKEND`` so that
+they are done while the backend itself can do nothing.  One runner serves all the backends of a
+process; nobody rings for these, so it looks often.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from volsvc import exceptions as exc
+from volsvc import models
+from volsvc.manager import VolumeManager
+from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
+from volsvc.ports import Intent, Store
+
+LOOK_INTERVAL_S = 1.0
+ANSWER_POLL_S = 0.05
+
+
+def control_host(host: str) -> str:
+    """The name under which requests to the daemon of ``host@backend`` are recorded."""
+    return f"control:{host}"
+
+
+def reinit_intent(context: models.RequestContext, host: str) -> Intent:
+    """Ask the daemon of ``host@backend`` to try its driver now."""
+    return Intent("service_reinit", context, host, host=control_host(host))
+
+
+class ControlRunner:
+    """Does what is asked of the daemon of these managers (by ``host@backend``)."""
+
+    def __init__(self, store: Store, instance: str, managers: Mapping[str, VolumeManager]) -> None:
+        self._managers = managers
+        self._handlers: dict[str, Handler] = {"service_reinit": self._reinit}
+        self._runner = OperationRunner(
+            host="control",
+            claim_hosts=[control_host(host) for host in managers],
+            instance=instance,
+            store=store,
+            find_handler=self._handlers.get,
+            settings=RunnerSettings(workers=2, sweep_interval_s=LOOK_INTERVAL_S),
+        )
+
+    def start(self) -> None:
+        self._runner.take_back()
+        self._runner.start()
+
+    def stop_claiming(self) -> None:
+        self._runner.stop_claiming()
+
+    def stop(self, timeout_s: float) -> None:
+        self._runner.stop(timeout_s)
+
+    def _reinit(self, operation: models.Operation, control: OperationControl) -> Result:
+        """Have the backend try now, and answer with how that ended.
+
+        A driver that hangs ends the wait: its state says since when.
+        """
+        manager = self._managers[operation.resource_id]
+        before = manager.initializer.status
+        if not manager.initializer.is_ready:
+            manager.reinit()
+            while True:
+                status = manager.initializer.status
+                if status.last_attempt is not before.last_attempt or status.hanging_since is not None:
+                    break
+                control.checkpoint(0, 0)
+                time.sleep(ANSWER_POLL_S)
+        status = manager.initializer.status
+        if not manager.initializer.is_ready:
+            raise exc.ServiceDown(host=manager.host, reason=manager.describe())
+        return Result(result={"state": str(status.state), "attempts": before.attempts})
