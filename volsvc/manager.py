@@ -330,8 +330,10 @@ class VolumeManager:
             )
         with self._report_lock:
             self._unreported = self._described = status
-        level = logging.INFO if status.state in (InitState.READY, InitState.STARTING) else logging.ERROR
-        LOG.log(level, "%s: %s", self.host, describe_state(status))
+        if status.state is InitState.READY and status.reason is None:
+            LOG.info("%s: %s", self.host, describe_state(status))
+        elif status.attempts or status.state is InitState.LOST:
+            LOG.error("%s: %s", self.host, describe_state(status))
         self.report_late()
         if status.state is InitState.READY and status.reason is None:
             self.runner.ring()

@@ -11,27 +11,21 @@ import logging
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from oslo_config import cfg
 from oslo_service import service as oslo_service
-from sqlalchemy import Engine
 
 from volsvc import __version__, logs, sd_notify
-from volsvc import exceptions as exc
 from volsvc.control import ControlRunner
-from volsvc.db import migrate
-from volsvc.db.engine import create_engine
-from volsvc.db.store import SqlStore
 from volsvc.driver_loader import load_driver
+from volsvc.foundations import Foundations
 from volsvc.heartbeat import Heartbeat
 from volsvc.manager import DriverFactory, ManagerSettings, VolumeManager
 from volsvc.operations import RunnerSettings
-from volsvc.ports import Doorbell, Notifier, Store
+from volsvc.ports import Doorbell
 from volsvc.process_lock import ProcessLock
-from volsvc.settings import BackendSettings, Settings
+from volsvc.settings import BackendSettings
 from volsvc.signals import SignalFlags
 from volsvc.volume_api import ApiSettings, VolumeAPI
 
@@ -58,72 +52,6 @@ class Part(Protocol):
         """Take no new work; quick."""
 
     def stop(self, timeout_s: float) -> None: ...
-
-
-class Foundations:
-    """What parts of one process share: settings, the store, RPC, the notifier."""
-
-    def __init__(self, settings: Settings, oslo_conf: cfg.ConfigOpts) -> None:
-        from volsvc.rpc.doorbell import RpcDoorbell
-        from volsvc.rpc.local_doorbell import LocalDoorbell
-        from volsvc.rpc.notifier import OsloNotifier
-        from volsvc.rpc.transport import build_transport
-
-        self.settings = settings
-        self.instance = uuid.uuid4().hex
-        prepare_directories(settings)
-        self.store: Store = open_store(settings)
-        url = settings.service.transport_url
-        self.transport: Any = build_transport(oslo_conf, url)
-        self.doorbell = LocalDoorbell(RpcDoorbell(self.transport, timeout_s=settings.service.rpc_response_timeout))
-        self._oslo_notifier = OsloNotifier(oslo_conf, url, publisher_id=f"volsvc.{settings.host}")
-        self.notifier: Notifier = self._oslo_notifier
-
-    def close(self) -> None:
-        from volsvc.rpc.transport import close_transport
-
-        self._oslo_notifier.close()
-        close_transport(self.transport)
-
-
-def prepare_directories(settings: Settings) -> None:
-    """Make the private directories; raises ``ConfigurationError`` naming the option that has to change."""
-    for option in ("state_path", "runtime_path"):
-        path = settings.service[option]
-        try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise exc.ConfigurationError(
-                reason=f"{option} is {path}, and can't be made ({error.strerror}); set {option} to a one of yours"
-            ) from error
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise exc.ConfigurationError(
-                reason=f"{option} is {path}, which this user can't write; set {option} to a directory of yours"
-            )
-
-
-def make_engine(settings: Settings) -> Engine:
-    """The database engine of these settings; nothing is read or checked yet."""
-    database = settings.database
-    return create_engine(
-        database.connection,
-        busy_timeout_s=database.sqlite_busy_timeout,
-        is_synchronous=database.sqlite_synchronous,
-        pool_size=database.max_pool_size,
-        max_overflow=database.max_overflow,
-    )
-
-
-def open_store(settings: Settings) -> SqlStore:
-    """The store, its schema checked; a new SQLite file gets its schema at once.
-
-    Raises ``SchemaMismatch``, ``StoreUnavailable``, ``ConfigurationError``.
-    """
-    engine = make_engine(settings)
-    if engine.dialect.name == "sqlite" and migrate.current(engine) is None:
-        migrate.sync(engine)
-    migrate.check(engine)
-    return SqlStore(engine, service_down_time_s=settings.service.service_down_time)
 
 
 class VolumePart:

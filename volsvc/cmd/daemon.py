@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,8 @@ import volsvc
 from volsvc import exceptions as exc
 
 if TYPE_CHECKING:
-    from volsvc.service import Foundations, Part
+    from volsvc.foundations import Foundations
+    from volsvc.service import Part
 
 PartsFactory = Callable[["Foundations", argparse.Namespace], "Sequence[Part]"]
 ReadyCallback = Callable[["Sequence[Part]"], None]
@@ -69,7 +73,8 @@ def _serve(args: argparse.Namespace, build_parts: PartsFactory, on_ready: ReadyC
     backend.init_backend(backend.BackendType.THREADING)
 
     from volsvc import logs, settings
-    from volsvc.service import Foundations, VolsvcService
+    from volsvc.foundations import Foundations
+    from volsvc.service import VolsvcService
     from volsvc.signals import Launcher, SignalFlags
 
     SignalFlags.block()
@@ -83,4 +88,15 @@ def _serve(args: argparse.Namespace, build_parts: PartsFactory, on_ready: ReadyC
     parts = build_parts(foundations, args)
     service = VolsvcService(foundations, parts, flags, lambda: on_ready(parts))
     launcher.launch_service(service)
+    _leave_hung_threads_behind()
     return 0
+
+
+def _leave_hung_threads_behind() -> None:
+    """A driver call that never comes back must not keep the process: Python would wait for its thread."""
+    hung = [t.name for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    if hung:
+        logging.getLogger(__name__).warning("these threads did not end and are left behind: %s", ", ".join(hung))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Command = Callable[["Settings", argparse.Namespace], int]
 
-SERVICE_COLUMNS = ("host", "status", "state", "heartbeat", "allocated_gb", "losses")
+SERVICE_COLUMNS = ("host", "status", "heartbeat", "allocated_gb", "state")
 OPERATION_COLUMNS = ("id", "action", "resource_id", "state", "progress", "attempts", "created_at", "error")
 
 
@@ -82,7 +82,7 @@ def _with_format(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def db_sync(settings: Settings, args: argparse.Namespace) -> int:
     from volsvc.db import migrate
-    from volsvc.service import make_engine, prepare_directories
+    from volsvc.foundations import make_engine, prepare_directories
 
     prepare_directories(settings)
     engine = make_engine(settings)
@@ -95,7 +95,7 @@ def db_sync(settings: Settings, args: argparse.Namespace) -> int:
 
 def db_version(settings: Settings, args: argparse.Namespace) -> int:
     from volsvc.db import migrate
-    from volsvc.service import make_engine
+    from volsvc.foundations import make_engine
 
     engine = make_engine(settings)
     print(f"schema {migrate.current(engine) or 'empty'}")
@@ -107,7 +107,7 @@ def db_version(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _store(settings: Settings) -> SqlStore:
-    from volsvc.service import open_store
+    from volsvc.foundations import open_store
 
     return open_store(settings)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from volsvc.cmd import daemon
 
 if TYPE_CHECKING:
-    from volsvc.service import Foundations, Part
+    from volsvc.foundations import Foundations
+    from volsvc.service import Part
 
 
 def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
