@@ -90,5 +90,5 @@ def test_operations_of_others_are_not_there_for_an_ordinary_user(users: ApiHarne
     everything = users.get("/v3/operations?all_tenants=1", headers=as_user("admin")).body["operations"]
     (theirs,) = [found for found in everything if found["project_id"] == "lab"]
     assert users.get(f"/v3/operations/{theirs['id']}", headers=as_user("ann")).status == 404
-    cancel = {"os-cancel": {}}
+    cancel: dict[str, object] = {"os-cancel": {}}
     assert users.post(f"/v3/operations/{theirs['id']}/action", cancel, headers=as_user("ann")).status == 404

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.unit.api.harness import ApiHarness
+from tests.unit.api.harness import Answer, ApiHarness
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 
 
-def action(api: ApiHarness, volume_id: str, body: object, **more: object) -> object:
+def action(api: ApiHarness, volume_id: str, body: object, **more: Any) -> Answer:
     return api.post(f"/v3/volumes/{volume_id}/action", body, **more)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from volsvc import exceptions as exc
@@ -11,6 +12,8 @@ from volsvc.api import microversions as mv
 from volsvc.api.call import Call
 from volsvc.api.routes import attachments, snapshots, volume_types, volumes
 from volsvc.api.table import Row
+
+_UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 
 # -1 is Cinder's word for "no limit": nothing here is limited but by the storage.
 UNLIMITED = -1
@@ -117,6 +120,17 @@ def list_filters(call: Call) -> dict[str, Any]:
     }
 
 
+def show_server(call: Call) -> dict[str, Any]:
+    """openstackclient looks a server up, at this endpoint, before it attaches a volume to it.
+
+    Without a compute service a server is whatever the client says it is: any UUID.
+    """
+    server_id = call.params["id"]
+    if not _UUID.match(server_id):
+        raise exc.NotFound(resource="Server", id=server_id)
+    return {"server": {"id": server_id, "name": server_id, "status": "ACTIVE"}}
+
+
 def _spell(key: str, entry: lists.Filter) -> str:
     return f"{key}~" if entry.like else key
 
@@ -126,5 +140,6 @@ ROWS = (
     Row("GET", "/os-quota-sets/{project_id}", show_quotas, "volume_extension:quotas:show"),
     Row("GET", "/os-quota-sets/{project_id}/defaults", show_default_quotas, "volume_extension:quotas:show"),
     Row("GET", "/extensions", list_extensions, "volsvc:anyone"),
+    Row("GET", "/servers/{id}", show_server, "volsvc:anyone"),
     Row("GET", "/resource_filters", list_filters, "volsvc:anyone", first=mv.RESOURCE_FILTERS),
 )
