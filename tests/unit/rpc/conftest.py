@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,15 @@ def rpc_directory(short_path: Path) -> Path:
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
-    """Fails when the test leaves more threads or file descriptors than it found."""
-    threads, files = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
-    yield
-    assert set(threading.enumerate()) <= threads
-    assert len(os.listdir("/proc/self/fd")) <= files
+def nothing_left() -> Callable[[], None]:
+    """A function that fails when there are more threads or file descriptors than before the test.
+
+    To be called while the test still has its objects: what only garbage collection closes is left.
+    """
+    threads, files = set(threading.enumerate()), os.listdir("/proc/self/fd")
+
+    def check() -> None:
+        assert set(threading.enumerate()) <= threads
+        assert len(os.listdir("/proc/self/fd")) <= len(files)
+
+    return check

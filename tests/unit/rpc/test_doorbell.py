@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -299,8 +299,7 @@ def test_stop_returns_at_its_bound_when_the_bell_hangs(transport: Any, doorbell:
     assert server.stop() is True
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_stopped_doorbell_leaves_nothing(rpc_directory: Path) -> None:
+def test_stopped_doorbell_leaves_nothing(rpc_directory: Path, nothing_left: Callable[[], None]) -> None:
     transport = build_transport(load_messaging_options(), f"unix://{rpc_directory}")
     bell = FakeBell()
     server = DoorbellServer(transport, HOST, bell)
@@ -309,6 +308,7 @@ def test_stopped_doorbell_leaves_nothing(rpc_directory: Path) -> None:
     bell.wait_for_rings(1)
     assert server.stop()
     close_transport(transport)
+    nothing_left()
 
 
 def test_server_that_was_never_started_stops(transport: Any, bell: FakeBell) -> None:

@@ -75,8 +75,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 # -- what it leaves behind --------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_servers_and_clients_leave_no_thread_no_descriptor_and_no_socket(rpc_directory: Path) -> None:
+def test_servers_and_clients_leave_no_thread_no_descriptor_and_no_socket(
+    rpc_directory: Path, nothing_left: Callable[[], None]
+) -> None:
     bench = Bench(rpc_directory)
     endpoint = bench.serve()
     clients = [bench.client() for _ in range(3)]
@@ -87,16 +88,17 @@ def test_servers_and_clients_leave_no_thread_no_descriptor_and_no_socket(rpc_dir
     clients[1].cast({}, "note", value=1)
     assert endpoint.received(1) == [1]
     bench.close()
+    nothing_left()
     assert [path.name for path in rpc_directory.iterdir()] == [".lock"]
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_listener_that_was_never_started_leaves_nothing(bench: Bench) -> None:
+def test_listener_that_was_never_started_leaves_nothing(bench: Bench, nothing_left: Callable[[], None]) -> None:
     transport = bench.transport()
     listener = transport._listen(TARGET, 1, None)
     assert (bench.directory / "t:one").is_socket()
     listener.cleanup()
     listener.cleanup()
+    nothing_left()
     assert not (bench.directory / "t:one").exists()
 
 
@@ -233,6 +235,29 @@ def test_peer_of_another_uid_is_refused_unless_it_is_allowed(
             os._exit(code)
     _pid, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == (0 if is_let_in else 1)
+
+
+def test_connection_serves_one_message_after_another(bench: Bench) -> None:
+    endpoint = bench.serve()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(DEADLINE_S)
+        sock.connect(str(bench.directory / "t:one"))
+        reader = wire.FrameReader(1 << 20)
+
+        def receive() -> tuple[Kind, Any]:
+            while (frame := reader.next()) is None:
+                reader.feed(sock.recv(4096))
+            return frame[0], wire.decode(frame[1])
+
+        assert receive() == (Kind.HELLO, None)
+        for _ in range(3):
+            sock.sendall(wire.encode(Kind.CALL, {"msg": {"method": "who"}}))
+            assert receive() == (Kind.REPLY, "one")
+            sock.sendall(wire.encode(Kind.CAST, {"msg": {"method": "note", "args": {"value": 1}}}))
+            assert receive() == (Kind.ACK, None)
+            sock.sendall(wire.encode(Kind.CALL, {"msg": {"method": "_secret"}}))
+            assert receive()[0] is Kind.FAILURE
+    assert endpoint.received(3) == [1, 1, 1]
 
 
 # -- at most once -----------------------------------------------------------------------------
