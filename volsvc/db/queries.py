@@ -56,11 +56,8 @@ def list_page(
 
 def get(connection: sa.Connection, kind: Kind[T], record_id: str, *, project_id: str | None = None) -> T:
     """The record with that id; raises its ``NotFound``, also for another project's."""
-    statement = kind.select().where(kind.table.c.id == record_id)
-    if project_id is not None:
-        statement = statement.where(kind.table.c.project_id == project_id)
-    row = connection.execute(statement).one_or_none()
-    if row is None:
+    row = connection.execute(kind.by_id, {"the_id": record_id}).one_or_none()
+    if row is None or (project_id is not None and row.project_id != project_id):
         raise kind.not_found(id=record_id)
     return kind.build(row)
 
