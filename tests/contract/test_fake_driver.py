@@ -25,6 +25,7 @@ class FakeHarness(DriverHarness):
         self._path = str(path)
         self._values = {"fake_state_path": state_path}
         self._script = Script()
+        self.survives_kill = state_path is not None
         if state_path is not None:
             self.bulk_bytes = 0  # a JSON file is no place for them
 

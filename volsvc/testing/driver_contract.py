@@ -15,6 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import os
+import random
+import signal
 import threading
 import time
 import uuid
@@ -33,6 +37,7 @@ from volsvc.testing.block_clients import BlockClient, open_connection
 MIB = 1024**2
 FAR = 700 * MIB  # well away from the first block
 PATTERN = b"volsvc" * 700
+KILL_ROUNDS = 39
 
 
 class DriverHarness:
@@ -42,6 +47,8 @@ class DriverHarness:
         """A driver with its target, built but not set up, on the same storage as the one before."""
         raise NotImplementedError
 
+    #: False for storage in the memory of one process.
+    survives_kill = True
     #: Data in the volume that is copied beside a writer: enough for the copy to take a while.
     bulk_bytes = 32 * MIB
 
@@ -436,6 +443,21 @@ class VolumeDriverContract:
             assert self._leftovers(world) == []
             world.clear()
 
+    def test_methods_killed_at_random_moments_are_completed_by_a_new_driver(self, world: World) -> None:
+        if not world.harness.survives_kill:
+            pytest.skip("this storage lives and dies with the process")
+        cases = [case for case in CASES if case.ability is None or case.ability in world.driver.abilities]
+        chance = random.Random()
+        for number in range(KILL_ROUNDS):
+            case, delay_s = cases[number % len(cases)], chance.uniform(0, 0.05)
+            subject = case.prepare(world)
+            _run_and_kill(functools.partial(case.run, world, subject), delay_s)
+            world.restart()
+            assert self._leftovers(world) == [], f"{case.name} killed after {delay_s:.4f} s"
+            case.run(world, subject)
+            case.check(world, subject)
+            world.clear()
+
     def _leftovers(self, world: World) -> list[str]:
         return world.harness.leftovers()
 
@@ -492,8 +514,14 @@ class VolumeDriverContract:
             assert world.driver.list_stored() == before
             assert self._leftovers(world) == []
 
-    def test_superseded_copy_touches_nothing_and_gives_its_name_to_nothing(self, world: World) -> None:
+    @pytest.mark.parametrize("is_attached", [False, True], ids=["detached", "attached"])
+    def test_superseded_copy_touches_nothing_and_gives_its_name_to_nothing(
+        self, world: World, is_attached: bool
+    ) -> None:
         volume = world.create_written()
+        if is_attached:
+            self._require(world, "snapshot_attached")
+            world.attach(volume)
         snapshot = world.new_snapshot(volume)
         with pytest.raises(exc.OperationSuperseded):
             world.driver.create_snapshot(snapshot, volume, _StoppedWork(exc.OperationSuperseded(id="1")))
@@ -579,6 +607,19 @@ class VolumeDriverContract:
     def test_names_that_are_no_uuids_are_refused(self, world: World) -> None:
         with pytest.raises(exc.InvalidInput):
             world.driver.create_volume(models.Volume("../escape", 1, "creating", "project", "user"))
+
+
+def _run_and_kill(method: Callable[[], Any], delay_s: float) -> None:
+    """Run the method in a process of its own and SIGKILL that after the delay."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            method()
+        finally:
+            os._exit(0)
+    time.sleep(delay_s)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 class _StoppedWork:
