@@ -23,7 +23,8 @@ def test_every_row_has_a_rule_that_exists_and_public_ones_have_none() -> None:
 
 def test_rules_say_where_they_apply() -> None:
     documented = {rule.name: rule for rule in list_rules()}
-    assert getattr(documented["volume:extend"], "operations", None) == [{"method": "POST", "path": "/v3/volumes/{id}/action (os-extend)"}]
+    places = getattr(documented["volume:extend"], "operations", None)
+    assert places == [{"method": "POST", "path": "/v3/volumes/{id}/action (os-extend)"}]
 
 
 @pytest.mark.parametrize(
