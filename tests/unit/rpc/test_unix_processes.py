@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -35,6 +36,11 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def suspend(self) -> None:
+        self.send(signal.SIGSTOP)
+        # A signal takes its time; without this the process may still answer.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         self.send(number)
@@ -118,7 +124,7 @@ def test_retry_waits_for_a_server_that_is_starting(start: Callable[[], Process],
 def test_server_that_was_stopped_by_a_signal_times_out(start: Callable[[], Process], client: Any) -> None:
     process = start()
     assert client.call({}, "ping") == "pong"
-    process.send(signal.SIGSTOP)
+    process.suspend()
     with pytest.raises(messaging.MessagingTimeout):
         client.cast({}, "note", value=1)  # on a kept connection
     with pytest.raises(messaging.MessagingTimeout):
