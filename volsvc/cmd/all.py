@@ -38,9 +38,14 @@ def show_hints(parts: Sequence[Part]) -> None:
             print(HINTS.format(url=part.server.address), flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = daemon.build_parser("Serve storage backends and the REST API in one process.")
     parser.add_argument("--hints", action="store_true", help="print where it listens and commands to try")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
     hints = parser.parse_known_args(argv)[0].hints
     return daemon.run(parser, build_parts, argv, show_hints if hints else lambda parts: None)
 

@@ -20,8 +20,12 @@ def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part
     return [ApiPart(foundations)]
 
 
+def build_parser() -> argparse.ArgumentParser:
+    return daemon.build_parser("Serve the block storage REST API (v3).")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return daemon.run(daemon.build_parser("Serve the block storage REST API (v3)."), build_parts, argv)
+    return daemon.run(build_parser(), build_parts, argv)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _message(error: urllib.error.HTTPError) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     client = Client(args.endpoint, args.token)
     command: Callable[[Client, argparse.Namespace], int] = args.command
     try:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="volsvc", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {volsvc.__version__}")
     parser.add_argument(

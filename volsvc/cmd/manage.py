@@ -23,7 +23,7 @@ OPERATION_COLUMNS = ("id", "action", "resource_id", "state", "progress", "attemp
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     from volsvc import settings
 
     try:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="volsvc-manage", description=__doc__)
     daemon.add_config_arguments(parser)
     groups = parser.add_subparsers(required=True, metavar="GROUP")

@@ -22,10 +22,14 @@ def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part
     return [VolumePart(foundations, backends)]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = daemon.build_parser("Serve the storage backends of this host.")
     parser.add_argument("--backend", metavar="NAME", help="serve this one of enabled_backends alone")
-    return daemon.run(parser, build_parts, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return daemon.run(build_parser(), build_parts, argv)
 
 
 if __name__ == "__main__":
