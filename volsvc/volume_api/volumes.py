@@ -38,7 +38,8 @@ class VolumeRequests(RequestBase):
         source = self._find_source(context, snapshot_id, source_volid)
         size = self._choose_size(size_gb, source)
         chosen_type = self._choose_type(volume_type, source)
-        is_multiattach = multiattach or placement.matches(chosen_type.extra_specs.get("multiattach"), "<is> True")
+        type_multiattach = chosen_type.extra_specs.get("multiattach")
+        is_multiattach = multiattach or (type_multiattach is not None and placement.matches(True, type_multiattach))
         wish = placement.Wish(
             size_gb=size,
             extra_specs=chosen_type.extra_specs,
