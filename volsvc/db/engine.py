@@ -5,6 +5,7 @@ Nothing is read from the database here; the first transaction opens the first co
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -109,11 +110,26 @@ def _prepare_file(url: URL) -> None:
             "trusted to; name a local directory, or a PostgreSQL server"
         )
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _create_or_check(path)
     except OSError as error:
         raise exc.ConfigurationError(
             reason=f"[database] connection: {path} can't be opened for writing: {error.strerror}"
         ) from error
+
+
+def _create_or_check(path: Path) -> None:
+    """Make an empty file, or see that an existing one may be written, without opening that.
+
+    Closing any descriptor of a database file drops all the locks that this process holds on it
+    through SQLite (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not os.path.isfile(path):
+            raise OSError(errno.EINVAL, "it is not a regular file") from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
 
 
 def _teach_sqlite(engine: Engine, is_synchronous: bool) -> None:
