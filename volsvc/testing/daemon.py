@@ -61,6 +61,7 @@ class Daemon:
         self.log = self.root / f"{program}.log"
         self.config = self.root / "cinder.conf"
         self.url = ""
+        self.environment: dict[str, str] = {}
         self.process: subprocess.Popen[str] | None = None
         if options is not None or not self.config.exists():
             self.configure(options or {}, groups or {})
@@ -101,7 +102,13 @@ class Daemon:
         position = log.tell()
         with log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment},
+                text=True,
+                start_new_session=True,
             )
         if wait:
             self.wait_for_log(r"volsvc \S+ serves:", position)
