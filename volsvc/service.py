@@ -165,6 +165,7 @@ class ApiPart:
 
     def __init__(self, foundations: Foundations) -> None:
         from volsvc.api.app import build_app
+        from volsvc.api.policies import Policy
         from volsvc.api.server import build_server
 
         service = foundations.settings.service
@@ -178,8 +179,9 @@ class ApiPart:
                 availability_zone=service.storage_availability_zone,
             ),
         )
+        policy = Policy(foundations.settings.policy_file)
         self.server: ApiServer = build_server(
-            build_app(self.volume_api, foundations.settings.api), foundations.settings.api
+            build_app(self.volume_api, foundations.settings.api, policy=policy), foundations.settings.api
         )
 
     def start(self) -> None:

@@ -57,6 +57,7 @@ class Settings:
     backends: tuple[BackendSettings, ...]
     files: tuple[str, ...]
     digest: str
+    policy_file: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -108,6 +109,7 @@ def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> S
         backends=tuple(_read_backends(conf, service.enabled_backends)),
         files=tuple(files),
         digest=_digest(files, config_dirs),
+        policy_file=_find_policy_file(conf, files, config_dirs),
         warnings=tuple(_near_misses(conf)),
     )
 
@@ -125,6 +127,7 @@ def _parse(files: Sequence[str], dirs: Sequence[str]) -> cfg.ConfigOpts:
     conf.register_opts(service_conf.OPTS)
     conf.register_opts(api_conf.OPTS)
     conf.register_opts(database_conf.OPTS, group=database_conf.GROUP)
+    conf.register_opts(api_conf.POLICY_OPTS, group=api_conf.POLICY_GROUP)
     args = [f"--config-file={path}" for path in files] + [f"--config-dir={path}" for path in dirs]
     try:
         conf(args=args, project=PROJECT, default_config_files=[], default_config_dirs=[])
@@ -205,6 +208,15 @@ def _with_paths(service: Options) -> Options:
     runtime_path = os.path.abspath(os.path.expanduser(service.runtime_path or os.path.join(state_path, "run")))
     transport_url = service.transport_url or f"unix://{runtime_path}/rpc"
     return service.replace(state_path=state_path, runtime_path=runtime_path, transport_url=transport_url)
+
+
+def _find_policy_file(conf: cfg.ConfigOpts, files: Sequence[str], dirs: Sequence[str]) -> str | None:
+    """Where the policy file is or would be; None when there is no configuration to be beside of."""
+    name: str = _read_group(conf, api_conf.POLICY_GROUP, api_conf.POLICY_OPTS).policy_file
+    places = [os.path.dirname(os.path.abspath(path)) for path in files] + [os.path.abspath(path) for path in dirs]
+    if os.path.isabs(name):
+        return name
+    return os.path.join(places[0], name) if places else None
 
 
 def _near_misses(conf: cfg.ConfigOpts) -> list[str]:

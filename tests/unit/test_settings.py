@@ -103,3 +103,9 @@ def test_a_later_file_wins(tmp_path: pathlib.Path) -> None:
     second.write_text("[a]\nvolume_backend_name=y\n")
     loaded = settings.load([str(first), str(second)])
     assert loaded.backend("a").options.volume_backend_name == "y"
+
+
+def test_the_policy_file_is_beside_the_configuration_unless_its_path_is_absolute(load, tmp_path: pathlib.Path) -> None:
+    assert load("").policy_file == str(tmp_path / "policy.yaml")
+    assert load("[oslo_policy]\npolicy_file = rules.yaml\n").policy_file == str(tmp_path / "rules.yaml")
+    assert load("[oslo_policy]\npolicy_file = /rules.yaml\n").policy_file == "/rules.yaml"

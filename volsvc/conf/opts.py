@@ -11,12 +11,14 @@ from volsvc.conf import backend, database, service
 
 def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     """(group, options) pairs.  A backend's options stand under [backend_defaults]."""
-    from volsvc.conf import api
+    from volsvc.conf import api, messaging
     from volsvc.drivers.file import FileDriver
     from volsvc.targets.nbd import NbdTarget
 
     return [
         ("DEFAULT", [*service.OPTS, *api.OPTS]),
         (database.GROUP, database.OPTS),
+        (messaging.GROUP, messaging.OPTS),
+        (api.POLICY_GROUP, api.POLICY_OPTS),
         (backend.DEFAULTS_GROUP, [*backend.OPTS, *FileDriver.declared_options(), *NbdTarget.declared_options()]),
     ]
