@@ -98,6 +98,19 @@ RULES: dict[str, str] = {
     "volume_extension:types_extra_specs:read_sensitive": ADMIN,
 }
 
+# What the rules of the second group decide; the others are described by where they apply.
+_INSIDE = {
+    "volume:force_delete": "Deleting a volume with 'force' in the query, whatever its status.",
+    "volume_extension:volume_host_attribute": "Showing which backend has a volume.",
+    "volume_extension:volume_tenant_attribute": "Showing which project has a volume.",
+    "volume_extension:volume_mig_status_attribute": "Showing a volume's migration status.",
+    "volume_extension:extended_snapshot_attributes": "Showing a snapshot's project and progress.",
+    "volume_extension:access_types_extra_specs": "Showing extra specs within a volume type.",
+    "volume_extension:access_types_qos_specs_id": "Showing qos_specs_id within a volume type.",
+    "volume_extension:types_extra_specs:read_sensitive": "Showing extra specs that users don't need to see.",
+    "limits_extension:used_limits": "Showing what is used in the answer of /limits.",
+}
+
 _SECONDS_BETWEEN_LOOKS = 1.0
 _MAX_REMEMBERED = 8192
 
@@ -119,7 +132,9 @@ def list_rules() -> list[oslo_policy.RuleDefault]:
     for name, check in RULES.items():
         where = places.get(name)
         if where is None:
-            rules.append(oslo_policy.RuleDefault(name, check, description=f"Part of other requests: {name}."))
+            rules.append(
+                oslo_policy.RuleDefault(name, check, description=_INSIDE.get(name, f"Part of other requests: {name}."))
+            )
         else:
             rules.append(
                 oslo_policy.DocumentedRuleDefault(name, check, description=f"Needed for: {name}.", operations=where)
