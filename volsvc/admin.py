@@ -32,6 +32,13 @@ class AdminRequests:
         self._run(reinit_intent(_context(), host), timeout_s)
         return describe_state(self._find(host))
 
+    def forget_storage(self, host: str) -> None:
+        """Drop the identity of a backend's storage.  Raises ``Conflict`` while it has volumes or snapshots."""
+        service = self._find(host)
+        if self._store.volumes_on(host) or self._store.snapshots_on(host):
+            raise exc.Conflict(reason=f"{host} has volumes or snapshots; they are on the storage that it knows")
+        self._store.report_service(service.id, {"backend_uuid": None})
+
     def _find(self, host: str) -> models.Service:
         services = self._store.list_services()
         for service in services:

@@ -7,9 +7,11 @@ is an ``UnrecoverableDriverError``: authors of drivers get that without trying.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from oslo_config import cfg
@@ -90,10 +92,51 @@ def _missing_library(library: str, what: str) -> exc.MissingDriverLibrary:
     return exc.MissingDriverLibrary(library=f'the Python library "{library}" ({what})', remedy=remedy)
 
 
-def load_driver(
-    backend: BackendConfig, *, host: str, state_path: str, runtime_path: str
-) -> tuple[type[VolumeDriver], Callable[[], VolumeDriver]]:
-    """The driver's class, and a function that builds one driver with its target.
+@dataclass(frozen=True, eq=False)
+class DriverBlueprint:
+    """All that a driver is built from, so that a reload can tell whether anything of it changed."""
+
+    backend: str
+    host: str
+    driver_class: type[VolumeDriver]
+    target_class: type[BaseTarget]
+    driver_options: Options
+    target_options: Options
+    state_path: str
+    runtime_path: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DriverBlueprint) and all(
+            getattr(self, field.name) == getattr(other, field.name) for field in dataclasses.fields(self)
+        )
+
+    def changed_options(self, other: DriverBlueprint) -> list[str]:
+        """Names of the options whose values differ, the classes' included."""
+        names = set(self.driver_options.changed_names(other.driver_options))
+        names |= set(self.target_options.changed_names(other.target_options))
+        if self.driver_class is not other.driver_class:
+            names.add("volume_driver")
+        if self.target_class is not other.target_class:
+            names.add("target_helper")
+        return sorted(names)
+
+    def build(self) -> VolumeDriver:
+        """A new driver with a new target; may raise whatever their constructors raise."""
+        target = self.target_class(TargetContext(self.backend, self.host, self.target_options, self.runtime_path))
+        return self.driver_class(
+            DriverContext(
+                backend=self.backend,
+                host=self.host,
+                options=self.driver_options,
+                state_path=self.state_path,
+                runtime_path=self.runtime_path,
+                target=target,
+            )
+        )
+
+
+def load_driver(backend: BackendConfig, *, host: str, state_path: str, runtime_path: str) -> DriverBlueprint:
+    """Find a backend's classes and read their options.
 
     Raises children of ``UnrecoverableDriverError``.
     """
@@ -108,20 +151,13 @@ def load_driver(
             reason="its author doesn't support it any more; enable_unsupported_driver = True uses it all the same",
         )
     target_class = find_class(TARGETS, backend.options.target_helper, "target_helper")
-    driver_options = backend.freeze(driver_class.declared_options())
-    target_options = backend.freeze(target_class.declared_options())
-
-    def build() -> VolumeDriver:
-        target: BaseTarget = target_class(TargetContext(backend.name, host, target_options, runtime_path))
-        return driver_class(
-            DriverContext(
-                backend=backend.name,
-                host=host,
-                options=driver_options,
-                state_path=state_path,
-                runtime_path=runtime_path,
-                target=target,
-            )
-        )
-
-    return driver_class, build
+    return DriverBlueprint(
+        backend=backend.name,
+        host=host,
+        driver_class=driver_class,
+        target_class=target_class,
+        driver_options=backend.freeze(driver_class.declared_options()),
+        target_options=backend.freeze(target_class.declared_options()),
+        state_path=state_path,
+        runtime_path=runtime_path,
+    )

@@ -14,9 +14,7 @@ import os
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,17 +22,18 @@ from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.drivers.base import VolumeDriver
 from volsvc.generations import CurrentGeneration
-from volsvc.initializer import SELF_HEALING, AttemptReport, DriverInitializer, InitState, InitStatus, Step
+from volsvc.initializer import SELF_HEALING, AttemptReport, DriverInitializer, InitState, InitStatus
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
 from volsvc.ports import Clock, Notifier, Store
 from volsvc.service_words import describe_state
 from volsvc.volume_actions import VolumeActions
+from volsvc.volume_init import Blueprint, Candidate, VolumeInit, capabilities_of, checked_stats
 
 LOG = logging.getLogger(__name__)
 
 BINARY = "cinder-volume"  # what os-services shows; clients filter by Cinder's names
 
-DriverFactory = Callable[[], Callable[[], VolumeDriver]]
+BlueprintLoader = Callable[[], Blueprint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +50,11 @@ class ManagerSettings:
     runner: RunnerSettings = field(default_factory=RunnerSettings)
 
 
-@dataclass
-class Candidate:
-    """What an attempt builds up before it is put in service."""
-
-    build: Callable[[], VolumeDriver] | None = None
-    driver: VolumeDriver | None = None
-    stats: models.BackendStats | None = None
-
-
 class VolumeManager:
     """Serves ``host@backend``.
 
-    ``driver_factory`` loads the class and returns a function that builds a driver; both may
-    raise.  Nothing happens before ``start``.
+    ``load_blueprint`` finds what its driver is built from; it and building may raise.  Nothing
+    happens before ``start``.
     """
 
     def __init__(
@@ -74,7 +64,7 @@ class VolumeManager:
         instance: str,
         store: Store,
         notifier: Notifier,
-        driver_factory: DriverFactory,
+        load_blueprint: BlueprintLoader,
         settings: ManagerSettings,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -82,11 +72,12 @@ class VolumeManager:
         self.instance = instance
         self._store = store
         self._notifier = notifier
-        self._driver_factory = driver_factory
         self._settings = settings
         self._clock = clock
         self._actions = VolumeActions(store)
         self._generations = CurrentGeneration(host)
+        self._blueprint: Blueprint | None = None  # of the current generation
+        self._init = VolumeInit(host=host, store=store, load=load_blueprint, resume=self._resume)
         self._service: models.Service | None = None
         self._stats_failures = 0
         self._has_taken_back = False
@@ -110,18 +101,10 @@ class VolumeManager:
         )
         self.initializer: DriverInitializer[Candidate] = DriverInitializer(
             name=host,
-            steps=[
-                Step("load", self._load),
-                Step("do_setup", lambda c: _driver(c).do_setup()),
-                Step("check_for_setup_error", lambda c: _driver(c).check_for_setup_error()),
-                Step("identity", self._check_identity),
-                Step("exports", self._restore_exports),
-                Step("resume", self._resume),
-                Step("publish", self._publish_first),
-            ],
+            steps=self._init.all_steps(),
             new_candidate=Candidate,
             adopt=self._adopt,
-            discard=self._discard,
+            discard=Candidate.close,
             on_change=self._on_init_change,
             max_retries=settings.reinit_driver_count,
             timeout_s=settings.driver_init_timeout_s,
@@ -205,7 +188,7 @@ class VolumeManager:
     def _publish_stats(self) -> None:
         try:
             with self._generations.use() as driver:
-                stats = _checked_stats(driver.get_volume_stats())
+                stats = checked_stats(driver.get_volume_stats())
         except BaseException as error:  # noqa: BLE001 - a driver's error of any kind must not end the periodic task
             self._stats_failures += 1
             LOG.warning("%s: reading stats failed (%d in a row): %s", self.host, self._stats_failures, error)
@@ -226,60 +209,6 @@ class VolumeManager:
 
     # -- the steps of an attempt -----------------------------------------------------------
 
-    def _load(self, candidate: Candidate) -> None:
-        candidate.build = self._driver_factory()
-        candidate.driver = candidate.build()
-
-    def _check_identity(self, candidate: Candidate) -> None:
-        """The storage must be the one whose volumes the database knows."""
-        service = self._require_service()
-        driver = _driver(candidate)
-        found = driver.read_identity()
-        known = service.backend_uuid
-        if known is None:
-            if found is None:
-                found = str(uuid.uuid4())
-                driver.write_identity(found)
-            other = next((s.host for s in self._store.list_services() if s.backend_uuid == found), None)
-            if other is not None and other != self.host:
-                raise exc.DriverConfigurationError(
-                    reason=f"this storage belongs to the backend {other}; two backends can't share one"
-                )
-            self._store.report_service(service.id, {"backend_uuid": found})
-            self._service = self._find_service()
-        elif found is None:
-            raise exc.BackendUnavailable(
-                reason=f"the storage has no marker, the backend's is {known}; is its file system mounted?"
-            )
-        elif found != known:
-            raise exc.BackendUnavailable(
-                reason=f"the storage's marker is {found}, the backend's is {known}: this is another storage"
-            )
-
-    def _restore_exports(self, candidate: Candidate) -> None:
-        """Adopt or restart the exporters of attached volumes; end those of no attachment."""
-        driver = _driver(candidate)
-        volumes = self._store.volumes_on(self.host)
-        attached = self._store.attachments_of([volume.id for volume in volumes])
-        connected = {
-            volume.id: [a for a in attached.get(volume.id, []) if a.connection_info and a.status != "detaching"]
-            for volume in volumes
-        }
-        keep = frozenset(volume_id for volume_id, attachments in attached.items() if attachments)
-        for removed in driver.remove_stale_exports(keep):
-            LOG.info("volume %s: ended an export that no attachment needs", removed)
-
-        def restore(volume: models.Volume) -> None:
-            try:
-                driver.ensure_export(volume, connected[volume.id])
-            except (exc.BackendUnavailable, exc.UnrecoverableDriverError):
-                raise
-            except Exception:
-                LOG.exception("volume %s: its export was not restored; detach and attach it again", volume.id)
-
-        with ThreadPoolExecutor(8, thread_name_prefix=f"exports-{self.host}") as pool:
-            list(pool.map(restore, [volume for volume in volumes if connected[volume.id]]))
-
     def _take_back(self) -> None:
         """Once for each start: what an earlier instance left running goes back to the queue.
 
@@ -289,26 +218,22 @@ class VolumeManager:
             self.runner.take_back()
             self._has_taken_back = True
 
-    def _resume(self, candidate: Candidate) -> None:
+    def _resume(self, driver: VolumeDriver) -> None:
         self._take_back()
         if not self._has_cleared_up:
-            for name in _driver(candidate).remove_leftovers():
+            for name in driver.remove_leftovers():
                 LOG.info("%s: removed the unfinished file %s", self.host, name)
             self._has_cleared_up = True
 
-    def _publish_first(self, candidate: Candidate) -> None:
-        candidate.stats = _checked_stats(_driver(candidate).get_volume_stats())
-
     def _adopt(self, candidate: Candidate) -> None:
+        fields: dict[str, Any] = {"backend_uuid": candidate.identity}
         if candidate.stats is not None:
-            self._write_capabilities(candidate.stats)
+            fields["capabilities"] = self._capabilities(candidate.stats)
+        self._store.report_service(self._require_service().id, fields)
         self._stats_failures = 0
         self._ready_since = self._clock()
-        self._generations.swap(_driver(candidate))
-
-    def _discard(self, candidate: Candidate) -> None:
-        if candidate.driver is not None:
-            candidate.driver.close()
+        self._blueprint = candidate.blueprint
+        self._generations.swap(candidate.require_driver())
 
     # -- losing and reporting ------------------------------------------------------------------
 
@@ -372,10 +297,10 @@ class VolumeManager:
             self._notifier.error("volume.driver.init.error", payload)
 
     def _write_capabilities(self, stats: models.BackendStats) -> None:
-        capabilities = {key: value for key, value in asdict(stats).items() if key != "extra"} | dict(stats.extra)
-        capabilities["volume_backend_name"] = self._settings.backend_name or self.host.partition("@")[2]
-        capabilities["abilities"] = list(stats.abilities)
-        self._store.report_service(self._require_service().id, {"capabilities": capabilities})
+        self._store.report_service(self._require_service().id, {"capabilities": self._capabilities(stats)})
+
+    def _capabilities(self, stats: models.BackendStats) -> dict[str, Any]:
+        return capabilities_of(stats, self._settings.backend_name or self.host.partition("@")[2])
 
     # -- operations -----------------------------------------------------------------------------
 
@@ -396,22 +321,6 @@ class VolumeManager:
         if self._service is None:
             raise exc.ServiceNotFound(id=self.host)
         return self._service
-
-    def _find_service(self) -> models.Service:
-        service_id = self._require_service().id
-        return next(s for s in self._store.list_services() if s.id == service_id)
-
-
-def _driver(candidate: Candidate) -> VolumeDriver:
-    if candidate.driver is None:
-        raise exc.DriverError(reason="the driver was not built")
-    return candidate.driver
-
-
-def _checked_stats(stats: Any) -> models.BackendStats:
-    if not isinstance(stats, models.BackendStats):
-        raise exc.DriverError(reason=f"get_volume_stats returned {type(stats).__name__}, not BackendStats")
-    return stats
 
 
 def _row(status: InitStatus) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from oslo_service import service as oslo_service
 
@@ -21,7 +21,7 @@ from volsvc.control import ControlRunner
 from volsvc.driver_loader import load_driver
 from volsvc.foundations import Foundations
 from volsvc.heartbeat import Heartbeat
-from volsvc.manager import DriverFactory, ManagerSettings, VolumeManager
+from volsvc.manager import BlueprintLoader, ManagerSettings, VolumeManager
 from volsvc.operations import RunnerSettings
 from volsvc.ports import Doorbell
 from volsvc.process_lock import ProcessLock
@@ -133,7 +133,7 @@ class VolumePart:
             instance=self._foundations.instance,
             store=self._foundations.store,
             notifier=self._foundations.notifier,
-            driver_factory=_driver_factory(backend, host, service.state_path, service.runtime_path),
+            load_blueprint=_blueprint_loader(backend, host, service.state_path, service.runtime_path),
             settings=ManagerSettings(
                 reinit_driver_count=service.reinit_driver_count,
                 driver_init_timeout_s=service.driver_init_timeout,
@@ -151,11 +151,8 @@ class VolumePart:
         )
 
 
-def _driver_factory(backend: BackendSettings, host: str, state_path: str, runtime_path: str) -> DriverFactory:
-    def load() -> Callable[[], Any]:
-        return load_driver(backend, host=host, state_path=state_path, runtime_path=runtime_path)[1]
-
-    return load
+def _blueprint_loader(backend: BackendSettings, host: str, state_path: str, runtime_path: str) -> BlueprintLoader:
+    return lambda: load_driver(backend, host=host, state_path=state_path, runtime_path=runtime_path)
 
 
 class ApiPart:

@@ -358,6 +358,9 @@ def test_another_storage_in_its_place_is_refused_by_its_marker(start_file: Calla
     disk.mkdir()
     daemon.start()
     wait_for_state(daemon, "disk", "ready")
+    volume = daemon.cinder().volumes.create(1)
+    wait_for_volume(daemon, volume.id, "available")
+    assert manage(daemon, "service", "forget-storage", "node@disk").returncode == 1, "it has volumes"
     assert daemon.stop() == 0
     (marker,) = [path for path in disk.iterdir() if path.name.startswith(".volsvc")]
     text = marker.read_text()
@@ -367,6 +370,22 @@ def test_another_storage_in_its_place_is_refused_by_its_marker(start_file: Calla
     assert row["step"] == "identity"
     assert "another storage" in row["reason"]
     marker.write_text(text)
+    wait_for_state(daemon, "disk", "ready")
+
+
+def test_a_backend_without_volumes_takes_another_storage_when_told_so(start_file: Callable[..., Daemon]) -> None:
+    daemon = start_file()
+    disk = daemon.root / "disk"
+    disk.mkdir()
+    daemon.start()
+    wait_for_state(daemon, "disk", "ready")
+    assert daemon.stop() == 0
+    for path in disk.iterdir():
+        path.unlink()
+    daemon.start()
+    assert "forget-storage node@disk" in wait_for_state(daemon, "disk", "retrying")["reason"]
+    done = manage(daemon, "service", "forget-storage", "node@disk")
+    assert done.returncode == 0, done.stderr
     wait_for_state(daemon, "disk", "ready")
 
 

@@ -45,6 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     _command(db, "version", db_version, "print the schema's version and the one this program needs")
 
     service = groups.add_parser("service", help="daemons and backends").add_subparsers(required=True, metavar="COMMAND")
+    forget = _command(
+        service, "forget-storage", service_forget_storage, "let a backend without volumes begin on another storage"
+    )
+    forget.add_argument("host", metavar="HOST@BACKEND")
     reinit = _command(
         service, "reinit", service_reinit, "have a backend that is not ready try now, and say how it ended"
     )
@@ -124,6 +128,14 @@ def service_list(settings: Settings, args: argparse.Namespace) -> int:
             row["state"] = describe_state(service)
         rows.append(row)
     tables.print_rows(rows, SERVICE_COLUMNS, args.format)
+    return 0
+
+
+def service_forget_storage(settings: Settings, args: argparse.Namespace) -> int:
+    from volsvc.admin import AdminRequests
+
+    AdminRequests(_store(settings)).forget_storage(args.host)
+    print(f"{args.host}: the next attempt takes the storage that it finds; 'service reinit' makes one now")
     return 0
 
 
