@@ -90,6 +90,13 @@ def test_attachments_are_listed_and_filtered(api: ApiHarness) -> None:
     assert "taste" in api.get("/v3/attachments?taste=sweet").fault[1]
 
 
+@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b'"\\u0000"', b'"\\udfff"'])
+def test_a_connector_with_what_no_database_takes_is_refused(api: ApiHarness, value: bytes) -> None:
+    volume_id = api.new_volume()["id"]
+    raw = b'{"attachment": {"volume_uuid": "%s", "connector": {"host": "c", "x": %s}}}' % (volume_id.encode(), value)
+    assert "Malformed" in api.request("POST", "/v3/attachments", raw=raw).fault[1]
+
+
 @pytest.mark.parametrize(
     "request_of",
     [
