@@ -8,8 +8,8 @@ real daemons read it from a file at each call, so that a test can steer a runnin
 
 ``fail``: that many calls, or true for all; ``skip``: calls that go well before; ``error``: a
 class of ``volsvc.exceptions`` or a builtin by name, BaseException included (in the process also
-an object to raise); ``when``: "before" (the default) or "after" the method did its work;
-``delay_s``; ``hang``: until the rule is gone.
+an object to raise); ``delay_s``; ``hang``: until the rule is gone; ``when``: all this "before"
+(the default) or "after" the method did its work.
 """
 
 from __future__ import annotations
@@ -68,15 +68,16 @@ class Script:
         """Run a method's body as the rules say; ``work`` is told of progress during a delay."""
         number = self._count(method)
         rule = self._rule(method)
+        is_after = rule.get("when", "before") == "after"
+        if is_after:
+            yield
         self._delay(float(rule.get("delay_s", 0)), work or NoWork(), total_bytes)
         while self._rule(method).get("hang"):
             time.sleep(_SLICE_S)
-        is_failing = self._is_failing(rule, number)
-        if is_failing and rule.get("when", "before") == "before":
+        if self._is_failing(rule, number):
             raise _error(rule, method)
-        yield
-        if is_failing:
-            raise _error(rule, method)
+        if not is_after:
+            yield
 
     @property
     def _counts_path(self) -> str:
