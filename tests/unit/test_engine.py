@@ -1,46 +1,74 @@
-"""What SQLite needs of whoever opens its file."""
+"""Opening a database: what is refused, and what a new file looks like."""
 
 from __future__ import annotations
 
-import pathlib
-import sqlite3
-import subprocess
-import sys
+import os
+import stat
+from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from volsvc import exceptions as exc
+from volsvc.db import filesystem, migrate
 from volsvc.db.engine import create_engine
 
 
-def test_a_second_engine_of_one_process_leaves_the_locks_of_the_first(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "db.sqlite"
-    first = create_engine(f"sqlite:///{path}")
-    with first.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE t (n INTEGER)")
-    create_engine(f"sqlite:///{path}").dispose()
-    # Another process that believes to be the last to leave takes the log away, under the first one's feet.
-    other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM t').fetchall(); c.close()"
-    subprocess.run([sys.executable, "-c", other, str(path)], check=True)
-    assert pathlib.Path(f"{path}-wal").exists()
-    with first.connect() as connection:
-        assert connection.execute(sa.text("SELECT count(*) FROM t")).scalar_one() == 0
-    first.dispose()
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        engine = create_engine(f"sqlite:///{tmp_path}/new.sqlite")
+        migrate.sync(engine)
+        with engine.connect():
+            modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+        engine.dispose()
+    finally:
+        os.umask(old)
+    assert modes == {0o600}
 
 
-def test_a_new_file_is_private_and_in_wal_mode(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "db.sqlite"
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
-    engine.dispose()
-    assert path.stat().st_mode & 0o777 == 0o600
-    with sqlite3.connect(path) as other:
-        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite:////nowhere/at/all.sqlite", "not a directory"),
+        ("no url", "can't be read"),
+        ("nothing://host/name", "can't be loaded"),
+    ],
+)
+def test_a_connection_that_cannot_be_used_is_refused_with_the_reason(url: str, words: str) -> None:
+    with pytest.raises(exc.ConfigurationError, match=words):
+        create_engine(url)
 
 
-def test_a_directory_in_the_files_place_is_named(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "db.sqlite").mkdir()
-    with pytest.raises(exc.ConfigurationError, match="regular file"):
-        create_engine(f"sqlite:///{tmp_path}/db.sqlite")
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "find_type", lambda path: "nfs4")
+    with pytest.raises(exc.ConfigurationError, match=r"network file system \(nfs4\)"):
+        create_engine(f"sqlite:///{tmp_path}/new.sqlite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_system_of_a_path_is_that_of_the_longest_mount_point(tmp_path: Path) -> None:
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/root rw\n"
+        "2 1 0:5 / /srv rw,relatime shared:7 - nfs4 server:/a rw\n"
+        "3 2 8:2 / /srv/local\\040disk rw - xfs /dev/sdb rw\n"
+        "4 1 0:6 / /over rw - ext4 /dev/sdc rw\n"
+        "5 4 0:7 / /over rw - fuse.sshfs host: rw\n"
+        "nonsense\n"
+    )
+    found = {
+        path: filesystem.find_type(path, mountinfo=mountinfo)
+        for path in ("/", "/srvx", "/srv", "/srv/a/b", "/srv/local disk/a", "/over/a")
+    }
+    assert found == {
+        "/": "ext4",
+        "/srvx": "ext4",
+        "/srv": "nfs4",
+        "/srv/a/b": "nfs4",
+        "/srv/local disk/a": "xfs",
+        "/over/a": "fuse.sshfs",
+    }
+    assert filesystem.is_network("/srv/a", mountinfo=mountinfo)
+    assert filesystem.find_type("/", mountinfo=tmp_path / "missing") == ""

@@ -241,6 +241,15 @@ class TakeBackContract:
         with pytest.raises(exc.OperationNotFound):
             store.withdraw(b.new_id())
 
+    def test_withdrawn_work_that_was_begun_once_may_have_changed_the_storage(self, store: Store) -> None:
+        volume, new = b.add_volume(store), b.volume_record()
+        for intent in (b.intent("volume_delete", volume.id), b.create_intent(new)):
+            operation = b.submit(store, intent)
+            store.release(b.claim(store, operation), "the disk went away")
+            assert store.withdraw(operation.id) is True
+        assert store.get_volume(volume.id).status == "error_deleting"
+        assert store.get_volume(new.id).status == "error"
+
     def test_what_runs_is_not_withdrawn(self, store: Store) -> None:
         operation = b.submit(store, b.create_intent(b.volume_record()))
         b.claim(store, operation)
