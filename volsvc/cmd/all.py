@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 HINTS = """
 volsvc is ready at {url}
 Try, in another terminal:
-  export CINDER_ENDPOINT={url}/v3/demo OS_AUTH_TYPE=noauth   # for the client 'cinder'
+  export PATH={programs}:$PATH OS_AUTH_TYPE=noauth OS_USER_ID=demo OS_PROJECT_ID=demo CINDER_ENDPOINT={url}/v3/demo
   cinder create --name first 1
   cinder list
-  volsvc --endpoint {url}/v3/demo operation list
+  volsvc operation list
 Ctrl-C stops it; volumes and their exporters stay.
 """
 
@@ -35,7 +36,7 @@ def show_hints(parts: Sequence[Part]) -> None:
 
     for part in parts:
         if isinstance(part, ApiPart):
-            print(HINTS.format(url=part.server.address), flush=True)
+            print(HINTS.format(url=part.server.address, programs=os.path.dirname(sys.executable)), flush=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
