@@ -38,7 +38,7 @@ class ControlRunner:
         self._handlers: dict[str, Handler] = {"service_reinit": self._reinit}
         self._runner = OperationRunner(
             host="control",
-            claim_hosts=[control_host(host) for host in managers],
+            claim_hosts=lambda: [control_host(host) for host in list(managers)],
             instance=instance,
             store=store,
             find_handler=self._handlers.get,

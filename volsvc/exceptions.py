@@ -119,12 +119,23 @@ class VolumeTypeInUse(InvalidVolumeType):
 class StatusConflict(VolsvcError):
     """A compare-and-set found another status than those the action may start from."""
 
-    template = "{resource} {id} is {status!r}; {action} needs it to be one of: {allowed}."
+    template = "{resource} {id} is {status!r}; {action} needs it to be one of: {allowed}. {remedy}."
     code = 400
 
     def __init__(self, message: str | None = None, **kwargs: Any) -> None:
-        super().__init__(message, **kwargs)
         self.status: str = kwargs.get("status", "")
+        super().__init__(message, remedy=_remedy_for(self.status), **kwargs)
+
+
+def _remedy_for(status: str) -> str:
+    """What whoever meets a resource in this status can do about it."""
+    if status in ("in-use", "reserved", "attaching", "attached"):
+        return "Delete its attachment first"
+    if status.startswith("error"):
+        return "Its last operation says why it is so ('volsvc operation list'); mend that or delete it"
+    if status.endswith("ing"):
+        return "Try again when that is over ('volsvc operation list' shows how far it is)"
+    return "Bring it there first"
 
 
 class CapacityExceeded(VolsvcError):
@@ -155,6 +166,7 @@ class BackendUnavailable(DriverError):
 
     template = "The backend is unavailable: {reason}"
     code = 503
+    is_of_current_driver = True  # False when a driver raised it that a reload had replaced
 
 
 class StorageFull(DriverError):

@@ -27,6 +27,7 @@ class Generation:
         self._is_retired = False
         self._is_closed = False
         self._guard = threading.Lock()
+        self.closed = threading.Event()
 
     def _enter(self) -> None:
         with self._guard:
@@ -52,10 +53,8 @@ class Generation:
             self.driver.close()
         except Exception:
             LOG.exception("closing generation %d failed; it is dropped", self.number)
-
-    @property
-    def is_closed(self) -> bool:
-        return self._is_closed
+        finally:
+            self.closed.set()
 
 
 class CurrentGeneration:
@@ -67,8 +66,8 @@ class CurrentGeneration:
         self._current: Generation | None = None
         self._count = 0
 
-    def swap(self, driver: VolumeDriver | None) -> None:
-        """Put a driver in place (None: there is none now) and retire the one before."""
+    def swap(self, driver: VolumeDriver | None) -> Generation | None:
+        """Put a driver in place (None: there is none now), retire the one before and return it."""
         with self._guard:
             before = self._current
             if driver is None:
@@ -78,6 +77,11 @@ class CurrentGeneration:
                 self._current = Generation(self._count, driver)
         if before is not None:
             before.retire()
+        return before
+
+    def is_current(self, driver: VolumeDriver) -> bool:
+        with self._guard:
+            return self._current is not None and self._current.driver is driver
 
     @contextlib.contextmanager
     def use(self) -> Iterator[VolumeDriver]:

@@ -45,6 +45,11 @@ class Heartbeat:
         self.beat()
         self._thread.start()
 
+    def apply(self, *, interval_s: float, retention_days: int) -> None:
+        """A reload has changed them; they hold from the next beat on."""
+        self._interval_s = interval_s
+        self._retention_days = retention_days
+
     def stop(self) -> None:
         self._stop.set()
         if self._thread.is_alive():

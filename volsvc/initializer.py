@@ -159,6 +159,63 @@ class _Attempt(Generic[C]):
                 self.ended.set()
 
 
+class StepFailed(exc.VolsvcError):
+    """A single run of the steps failed; ``step`` says in which, ``error`` with what."""
+
+    template = "{step}: {reason}"
+
+    def __init__(self, step: str, error: BaseException | None, reason: str) -> None:
+        super().__init__(step=step, reason=reason)
+        self.step = step
+        self.error = error
+
+
+def run_once(
+    name: str,
+    steps: Sequence[Step[C]],
+    candidate: C,
+    *,
+    timeout_s: float,
+    discard: Callable[[C], None],
+    wait: Callable[[threading.Event, float], bool],
+    clock: Clock = time.monotonic,
+) -> None:
+    """Run steps once in a thread of their own, beside whatever state the backend is in.
+
+    ``wait`` waits for an event and may raise to give up.  Raises ``StepFailed``.  A candidate that
+    failed, or whose steps end after the time was over, is discarded.
+    """
+    guard = threading.Lock()
+    has_ended = is_given_up = False
+
+    def on_end(attempt: _Attempt[C]) -> None:
+        nonlocal has_ended
+        with guard:
+            has_ended = True
+        if is_given_up or attempt.error is not None:
+            _discard_quietly(name, discard, candidate)
+
+    attempt = _Attempt(0, candidate, steps, name, clock)
+    attempt.start(on_end)
+    try:
+        wait(attempt.ended, timeout_s)
+    finally:
+        with guard:
+            is_given_up = not has_ended
+    if is_given_up:
+        raise StepFailed(attempt.current_step or "setup", None, f"it has not come back within {timeout_s:.0f} s")
+    attempt.ended.wait()
+    if attempt.error is not None:
+        raise StepFailed(attempt.current_step or "setup", attempt.error, exc.describe(attempt.error))
+
+
+def _discard_quietly(name: str, discard: Callable[[C], None], candidate: C) -> None:
+    try:
+        discard(candidate)
+    except Exception:
+        LOG.exception("%s: closing a driver that did not start failed; it is dropped", name)
+
+
 class DriverInitializer(Generic[C]):
     """Runs attempts, keeps the state, hands a good candidate over and closes a bad one.
 
@@ -241,6 +298,13 @@ class DriverInitializer(Generic[C]):
             if self._status.state is InitState.READY and self._status.reason is not None:
                 self._set(replace(self._status, step=None, reason=None))
 
+    def set_limits(self, *, max_retries: int, timeout_s: float) -> None:
+        """A reload has changed them; they hold from the next attempt on."""
+        with self._guard:
+            self._max_retries = max_retries
+            self._timeout_s = timeout_s
+            self._status = replace(self._status, max_attempts=max_retries + 1 if max_retries else 0)
+
     def close(self) -> None:
         """No more attempts; one that still runs is discarded when it ends."""
         with self._guard:
@@ -296,7 +360,7 @@ class DriverInitializer(Generic[C]):
                 error = adopt_error
                 running.current_step = "adopt"
         if error is not None or is_closed:
-            self._close_candidate(running.candidate)
+            _discard_quietly(self.name, self._discard, running.candidate)
         report = AttemptReport(
             number=running.number,
             step=running.current_step if error is not None else None,
@@ -332,12 +396,6 @@ class DriverInitializer(Generic[C]):
         if self._max_retries and number > self._max_retries:
             return Event.FAILED_LAST
         return Event.FAILED
-
-    def _close_candidate(self, candidate: C) -> None:
-        try:
-            self._discard(candidate)
-        except Exception:
-            LOG.exception("%s: closing a driver that did not start failed; it is dropped", self.name)
 
     # -- the state -------------------------------------------------------------------------
 

@@ -14,15 +14,24 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.drivers.base import VolumeDriver
-from volsvc.generations import CurrentGeneration
-from volsvc.initializer import SELF_HEALING, AttemptReport, DriverInitializer, InitState, InitStatus
+from volsvc.generations import CurrentGeneration, Generation
+from volsvc.initializer import (
+    SELF_HEALING,
+    AttemptReport,
+    DriverInitializer,
+    InitState,
+    InitStatus,
+    Step,
+    StepFailed,
+    run_once,
+)
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
 from volsvc.ports import Clock, Notifier, Store
 from volsvc.service_words import describe_state
@@ -77,6 +86,8 @@ class VolumeManager:
         self._actions = VolumeActions(store)
         self._generations = CurrentGeneration(host)
         self._blueprint: Blueprint | None = None  # of the current generation
+        self._old_generation: Generation | None = None  # the one that a reload replaced last
+        self._is_swapping = False  # an exclusive driver is away for a reload
         self._init = VolumeInit(host=host, store=store, load=load_blueprint, resume=self._resume)
         self._service: models.Service | None = None
         self._stats_failures = 0
@@ -95,7 +106,7 @@ class VolumeManager:
             store=store,
             find_handler=self._find_handler,
             settings=settings.runner,
-            is_accepting=lambda: self.initializer.is_ready,
+            is_accepting=lambda: self.initializer.is_ready and not self._is_swapping,
             on_unavailable=self._on_unavailable,
             clock=clock,
         )
@@ -120,6 +131,12 @@ class VolumeManager:
 
     def start(self) -> None:
         """Register and begin; returns at once, whatever the driver does."""
+        self.register()
+        self.runner.start()
+        self._publisher.start()
+
+    def register(self) -> None:
+        """Write the service's row; again after a reload that changed the database."""
         self._service = self._store.register_service(
             self.host,
             BINARY,
@@ -128,11 +145,9 @@ class VolumeManager:
                 "pid": os.getpid(),
                 "version": self._settings.version,
                 "availability_zone": self._settings.availability_zone,
-                **_row(InitStatus(max_attempts=self.initializer.status.max_attempts)),
+                **_row(self.initializer.status),
             },
         )
-        self.runner.start()
-        self._publisher.start()
 
     def stop(self, timeout_s: float) -> bool:
         """Claim no more, let what runs end within the time, close the driver; True when nothing runs."""
@@ -157,6 +172,109 @@ class VolumeManager:
         """The backend's state in the words that ``service list`` shows."""
         return describe_state(self._described)
 
+    # -- what a reload needs ---------------------------------------------------------------
+
+    @property
+    def blueprint(self) -> Blueprint | None:
+        """What the driver that serves was built from."""
+        return self._blueprint
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether the driver that serves can't exist twice."""
+        with self._generations.use() as driver:
+            return driver.exclusive
+
+    def steps_for(self, load: BlueprintLoader) -> list[Step[Candidate]]:
+        """The steps that build and prove another driver of this backend."""
+        return VolumeInit(host=self.host, store=self._store, load=load, resume=self._resume).preparation()
+
+    def wait_for_old_generations(self, timeout_s: float, wait: Callable[[threading.Event, float], bool]) -> None:
+        """At most two generations live: raises ``ConfigurationError`` while one before this still does."""
+        old = self._old_generation
+        if old is not None and not wait(old.closed, timeout_s):
+            raise exc.ConfigurationError(
+                reason=f"{self.host}: an operation still uses the driver that the reload before replaced; "
+                "reload again when it has ended ('volsvc-manage operation list' shows it)"
+            )
+
+    def make_room(self, timeout_s: float, wait: Callable[[threading.Event, float], bool]) -> Blueprint | None:
+        """For an exclusive driver: let its operations end, close it, and return what it was built from.
+
+        New operations queue meanwhile, and the backend counts as ready.  ``put_back`` or
+        ``take_settings`` must follow.  Raises ``ConfigurationError`` when its operations take too long.
+        """
+        self._is_swapping = True
+        old = self._generations.swap(None)
+        if old is not None and not wait(old.closed, timeout_s):
+            self._is_swapping = False
+            self._lose("its operations did not end in time for a reload", step="reload")
+            raise exc.ConfigurationError(
+                reason=f"{self.host}: its operations did not end within {timeout_s:.0f} s, and its driver can't exist "
+                "twice; the backend is initialised again with what it had"
+            )
+        return self._blueprint
+
+    def put_back(self, blueprint: Blueprint) -> None:
+        """Build the old driver of an exclusive backend again; if that fails the backend is lost and heals."""
+        candidate = Candidate()
+        try:
+            run_once(
+                f"put-back-{self.host}",
+                self.steps_for(lambda: blueprint),
+                candidate,
+                timeout_s=self._settings.driver_init_timeout_s,
+                discard=Candidate.close,
+                wait=lambda event, timeout_s: event.wait(timeout_s),
+            )
+        except StepFailed as error:
+            self._is_swapping = False
+            self._lose(f"after a refused reload the old driver did not come back: {error}", step=error.step)
+            self._wake.set()
+            return
+        self._swap(candidate)
+        self._is_swapping = False
+        self.runner.ring()
+
+    def take_settings(
+        self, load: BlueprintLoader, settings: ManagerSettings, candidate: Candidate | None
+    ) -> Generation | None:
+        """Serve with these from now on; returns the generation that ``candidate`` replaced.
+
+        A backend that isn't ready is tried again at once.
+        """
+        self._settings = settings
+        self._init.load_blueprint = load
+        self.initializer.set_limits(max_retries=settings.reinit_driver_count, timeout_s=settings.driver_init_timeout_s)
+        self.runner.apply(settings.runner)
+        if candidate is not None:
+            self._old_generation = self._swap(candidate)
+            self._is_swapping = False
+            self._write_swapped(candidate)
+        elif not self.initializer.is_ready:
+            self.initializer.ask()
+        self._wake.set()
+        self.runner.ring()
+        return self._old_generation if candidate is not None else None
+
+    def _write_swapped(self, candidate: Candidate) -> None:
+        try:
+            self._write_adopted(candidate)
+        except exc.StoreUnavailable as error:
+            LOG.warning("%s: its new capabilities are published later: %s", self.host, error)
+
+    def restore_exports(self) -> None:
+        """After a swap: have the new driver adopt the exporters."""
+        with self._generations.use() as driver:
+            self._init.restore_exports(driver)
+
+    def report_config(self, fields: Mapping[str, Any]) -> None:
+        """Write which configuration this backend runs, or why a newer one was refused."""
+        try:
+            self._store.report_service(self._require_service().id, fields)
+        except exc.StoreUnavailable as error:
+            LOG.warning("%s: the state of its configuration is not written: %s", self.host, error)
+
     # -- the periodic task -------------------------------------------------------------
 
     def _publish_loop(self) -> None:
@@ -174,6 +292,8 @@ class VolumeManager:
         """Ready: read the stats and publish.  Not ready but recoverable: initialise again.  Else: skip."""
         self.report_late()
         self._take_back()
+        if self._is_swapping:
+            return
         if self.initializer.is_ready:
             self._publish_stats()
         elif self.initializer.wants_attempt:
@@ -226,19 +346,27 @@ class VolumeManager:
             self._has_cleared_up = True
 
     def _adopt(self, candidate: Candidate) -> None:
+        self._write_adopted(candidate)
+        self._swap(candidate)
+
+    def _swap(self, candidate: Candidate) -> Generation | None:
+        self._stats_failures = 0
+        self._ready_since = self._clock()
+        self._blueprint = candidate.blueprint
+        return self._generations.swap(candidate.require_driver())
+
+    def _write_adopted(self, candidate: Candidate) -> None:
         fields: dict[str, Any] = {"backend_uuid": candidate.identity}
         if candidate.stats is not None:
             fields["capabilities"] = self._capabilities(candidate.stats)
         self._store.report_service(self._require_service().id, fields)
-        self._stats_failures = 0
-        self._ready_since = self._clock()
-        self._blueprint = candidate.blueprint
-        self._generations.swap(candidate.require_driver())
 
     # -- losing and reporting ------------------------------------------------------------------
 
     def _on_unavailable(self, error: exc.BackendUnavailable) -> None:
-        self._lose(exc.describe(error), step="operation")
+        """A driver that a reload has replaced says nothing about the one that serves now."""
+        if error.is_of_current_driver:
+            self._lose(exc.describe(error), step="operation")
 
     def _lose(self, reason: str, *, step: str) -> None:
         if self.initializer.lose(reason, step=step):
@@ -311,7 +439,11 @@ class VolumeManager:
 
         def run(operation: models.Operation, control: OperationControl) -> Result:
             with self._generations.use() as driver:
-                return handle(operation, driver, control)
+                try:
+                    return handle(operation, driver, control)
+                except exc.BackendUnavailable as error:
+                    error.is_of_current_driver = self._generations.is_current(driver)
+                    raise
 
         return run
 

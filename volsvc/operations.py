@@ -114,12 +114,12 @@ class OperationRunner:
         settings: RunnerSettings,
         is_accepting: Callable[[], bool] = lambda: True,
         on_unavailable: Callable[[exc.BackendUnavailable], None] = lambda error: None,
-        claim_hosts: Sequence[str] = (),
+        claim_hosts: Callable[[], Sequence[str]] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.host = host
         self.instance = instance
-        self._claim_hosts = tuple(claim_hosts) or (host,)
+        self._claim_hosts = claim_hosts or (lambda: (host,))
         self._store = store
         self._find_handler = find_handler
         self._settings = settings
@@ -177,7 +177,7 @@ class OperationRunner:
 
     def take_back(self) -> None:
         """Requeue what an earlier instance of this host left running; those tried too often end here."""
-        for host in self._claim_hosts:
+        for host in self._claim_hosts():
             self._take_back(host)
 
     def _take_back(self, host: str) -> None:
@@ -193,6 +193,16 @@ class OperationRunner:
             )
         for operation in given_up:
             LOG.error("operation %s: %s is given up: %s", operation.id, operation.action, operation.error)
+
+    def apply(self, settings: RunnerSettings) -> None:
+        """A reload has changed how many run at a time, or how often the database is looked at."""
+        with self._changed:
+            before, self._settings = self._settings, settings
+            if before.workers != settings.workers:
+                old = self._pool
+                self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"op-{self.host}")
+                old.shutdown(wait=False)
+        self._bell.set()
 
     # -- waiting for an end -------------------------------------------------------------
 
@@ -245,7 +255,7 @@ class OperationRunner:
     def _dispatch_some(self, free: int) -> bool:
         """Start up to ``free`` operations; False when none could be started."""
         started = False
-        for candidate in self._store.claimable(self._claim_hosts, free):
+        for candidate in self._store.claimable(self._claim_hosts(), free):
             holds = holds_of(candidate)
             if not self.locks.try_acquire(holds):
                 continue
@@ -259,7 +269,7 @@ class OperationRunner:
                 continue
             with self._changed:
                 self._running[operation.id] = operation
-            self._pool.submit(self._run, operation, holds)
+                self._pool.submit(self._run, operation, holds)
             started = True
         return started
 

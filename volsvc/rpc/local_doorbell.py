@@ -42,6 +42,10 @@ class LocalDoorbell:
         with self._lock:
             self._bells[host] = bell
 
+    def set_fallback(self, fallback: Doorbell) -> None:
+        """Ask this one for other hosts from now on."""
+        self._fallback = fallback
+
     def unregister(self, host: str) -> None:
         """Forget the host's bell.  May be repeated."""
         with self._lock:
