@@ -58,7 +58,10 @@ def choose(services: Iterable[models.Service], wish: Wish) -> list[tuple[models.
             else "no volume service has reported yet; is volsvc-volume running?"
         )
     if lacks_only_room:
-        raise exc.CapacityExceeded(reason=f"No backend has room for {wish.size_gb} GiB: {'; '.join(refusals)}")
+        raise exc.CapacityExceeded(
+            reason=f"No backend has room for {wish.size_gb} GiB ({'; '.join(refusals)}); ask for less, "
+            "or delete what isn't needed"
+        )
     raise exc.NoBackendReady(reason="; ".join(refusals))
 
 
@@ -103,7 +106,7 @@ def _why_not(service: models.Service, wish: Wish) -> str | None:
 def _why_no_room(service: models.Service, size_gb: int) -> str | None:
     limit = limit_gb(service.capabilities)
     if limit is not None and service.allocated_gb + size_gb > limit:
-        return f"{service.allocated_gb} GiB of {limit:.0f} GiB are promised already"
+        return f"{service.allocated_gb} GiB of {limit:.1f} GiB are promised already"
     free = service.capabilities.get("free_capacity_gb")
     total = service.capabilities.get("total_capacity_gb")
     if not isinstance(free, int | float) or not isinstance(total, int | float):
