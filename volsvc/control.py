@@ -64,10 +64,7 @@ class ControlRunner:
         before = manager.initializer.status
         if not manager.initializer.is_ready:
             manager.reinit()
-            while True:
-                status = manager.initializer.status
-                if status.last_attempt is not before.last_attempt or status.hanging_since is not None:
-                    break
+            while manager.initializer.is_asked and manager.initializer.status.hanging_since is None:
                 control.checkpoint(0, 0)
                 time.sleep(ANSWER_POLL_S)
         status = manager.initializer.status

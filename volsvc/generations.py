@@ -51,7 +51,7 @@ class Generation:
             self._is_closed = True
         try:
             self.driver.close()
-        except Exception:
+        except BaseException:  # a driver's close may raise anything
             LOG.exception("closing generation %d failed; it is dropped", self.number)
         finally:
             self.closed.set()

@@ -100,7 +100,10 @@ class Step(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class AttemptReport:
-    """How one attempt ended; ``step`` is None when it succeeded."""
+    """How one attempt ended, or that it hangs; ``step`` is None when it succeeded.
+
+    ``was_hanging``: an attempt that was reported as hanging before has ended now.
+    """
 
     number: int
     step: str | None
@@ -108,6 +111,7 @@ class AttemptReport:
     error_class: str | None
     at: dt.datetime
     duration_s: float
+    was_hanging: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ class _Attempt(Generic[C]):
 
     def __init__(self, number: int, candidate: C, steps: Sequence[Step[C]], name: str, clock: Clock) -> None:
         self.number = number
+        self.is_answer = False  # to ``ask``: it began after that
         self.candidate = candidate
         self.current_step: str | None = None
         self.error: BaseException | None = None
@@ -212,7 +217,7 @@ def run_once(
 def _discard_quietly(name: str, discard: Callable[[C], None], candidate: C) -> None:
     try:
         discard(candidate)
-    except Exception:
+    except BaseException:  # a driver's close may raise anything
         LOG.exception("%s: closing a driver that did not start failed; it is dropped", name)
 
 
@@ -253,6 +258,7 @@ class DriverInitializer(Generic[C]):
         self._clock = clock
         self._guard = threading.RLock()
         self._running: _Attempt[C] | None = None
+        self._is_asked = False
         self._is_closed = False
         self._status = InitStatus(max_attempts=max_retries + 1 if max_retries else 0)
 
@@ -272,12 +278,22 @@ class DriverInitializer(Generic[C]):
         with self._guard:
             return self._running is None and not self._is_closed and self._status.state in SELF_HEALING
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether an attempt that ``ask`` is for has not ended yet."""
+        return self._is_asked
+
     def ask(self) -> None:
-        """Somebody mended something: the count starts anew and the next ``attempt`` is due now."""
+        """Somebody mended something: the count starts anew and the next ``attempt`` is due now.
+
+        An attempt that runs already may have looked before the mending, so one more follows it.
+        """
         with self._guard:
-            if self._status.state is InitState.READY:
+            if self._status.state is InitState.READY or self._is_closed:
                 return
-            self._move(Event.ASKED, attempts=0)
+            self._is_asked = True
+            if self._running is None or self._status.hanging_since is not None:
+                self._move(Event.ASKED, attempts=0, hanging_since=self._status.hanging_since)
 
     def lose(self, reason: str, *, step: str) -> bool:
         """A ready backend can't serve any more.  Returns whether that was news."""
@@ -309,6 +325,7 @@ class DriverInitializer(Generic[C]):
         """No more attempts; one that still runs is discarded when it ends."""
         with self._guard:
             self._is_closed = True
+            self._is_asked = False
 
     # -- an attempt ------------------------------------------------------------------
 
@@ -322,6 +339,7 @@ class DriverInitializer(Generic[C]):
                 return self._status
             number = self._status.attempts + 1
             running = _Attempt(number, self._new_candidate(), self._steps, self.name, self._clock)
+            running.is_answer = self._is_asked
             self._running = running
             running.start(self._end)
         deadline = self._clock() + self._timeout_s
@@ -342,21 +360,23 @@ class DriverInitializer(Generic[C]):
                 f"{step} has not come back within {self._timeout_s:.0f} s; a restart of the daemon ends it "
                 "('--backend' runs this backend in a process of its own, the systemd watchdog restarts by itself)"
             )
-            since = _utcnow() - dt.timedelta(seconds=self._clock() - running.started_at)
+            so_far_s = self._clock() - running.started_at
+            since = _utcnow() - dt.timedelta(seconds=so_far_s)
+            report = AttemptReport(running.number, step, reason, None, _utcnow(), round(so_far_s, 3))
             event = self._failure_event(running.number, None)
-            self._move(event, step=step, reason=reason, attempts=running.number, hanging_since=since)
+            self._move(
+                event, step=step, reason=reason, attempts=running.number, hanging_since=since, last_attempt=report
+            )
 
     def _end(self, running: _Attempt[C]) -> None:
         """Called in the attempt's thread."""
         error = running.error
-        is_late = False
         with self._guard:
-            is_late = self._status.hanging_since is not None
             is_closed = self._is_closed
         if error is None and not is_closed:
             try:
                 self._adopt(running.candidate)
-            except Exception as adopt_error:  # noqa: BLE001 - ends as a failed attempt, below
+            except BaseException as adopt_error:  # noqa: BLE001 - ends as a failed attempt, below
                 error = adopt_error
                 running.current_step = "adopt"
         if error is not None or is_closed:
@@ -371,11 +391,18 @@ class DriverInitializer(Generic[C]):
         )
         with self._guard:
             self._running = None
+            is_late = self._status.hanging_since is not None
+            if running.is_answer:
+                self._is_asked = False
             if is_closed:
                 return
-            self._record(running, error, report, is_late)
+            self._record(running, error, replace(report, was_hanging=is_late))
+            if self._is_asked and error is None:
+                self._is_asked = False
+            elif self._is_asked:
+                self._move(Event.ASKED, attempts=0)
 
-    def _record(self, running: _Attempt[C], error: BaseException | None, report: AttemptReport, is_late: bool) -> None:
+    def _record(self, running: _Attempt[C], error: BaseException | None, report: AttemptReport) -> None:
         if error is None:
             self._move(Event.SUCCEEDED, attempts=0, last_attempt=report)
             return
@@ -383,16 +410,20 @@ class DriverInitializer(Generic[C]):
             LOG.error("%s: attempt %d failed in %s", self.name, running.number, report.step, exc_info=error)
         # A hang was counted when it was noticed; its end only replaces the reason.
         event = self._failure_event(running.number, error)
-        if is_late and event is not Event.FAILED_FOR_GOOD:
+        if report.was_hanging and event is not Event.FAILED_FOR_GOOD:
             self._set(
                 replace(self._status, hanging_since=None, step=report.step, reason=report.reason, last_attempt=report)
             )
             return
-        self._move(event, step=report.step, reason=report.reason, attempts=running.number, last_attempt=report)
+        # The count is about the storage: a database that is away must not use it up.
+        attempts = running.number - isinstance(error, exc.StoreUnavailable)
+        self._move(event, step=report.step, reason=report.reason, attempts=attempts, last_attempt=report)
 
     def _failure_event(self, number: int, error: BaseException | None) -> Event:
         if isinstance(error, exc.VolsvcError) and not error.is_recoverable:
             return Event.FAILED_FOR_GOOD
+        if isinstance(error, exc.StoreUnavailable):
+            return Event.FAILED
         if self._max_retries and number > self._max_retries:
             return Event.FAILED_LAST
         return Event.FAILED

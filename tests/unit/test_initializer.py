@@ -228,3 +228,125 @@ def test_statuses_are_told_in_order(script: Script) -> None:
     initializer.attempt()
     initializer.attempt()
     assert [status.state for status in script.statuses] == [InitState.RETRYING, InitState.READY]
+
+
+# -- asked while an attempt runs -----------------------------------------------------------
+
+
+def begin(initializer: DriverInitializer[list[str]]) -> threading.Thread:
+    """An attempt on a thread of its own, begun."""
+    thread = threading.Thread(target=initializer.attempt, daemon=True)
+    thread.start()
+    wait_until(lambda: not initializer.wants_attempt)
+    return thread
+
+
+def test_asking_during_the_last_attempt_gets_an_attempt_that_began_after_it(script: Script) -> None:
+    script.failures = [RuntimeError("x")] * 2
+    initializer = script.build(max_retries=1)
+    initializer.attempt()
+    script.gate = threading.Event()
+    thread = begin(initializer)
+    initializer.ask()
+    assert initializer.is_asked
+    script.gate.set()
+    thread.join(10)
+    assert initializer.wants_attempt, "the attempt that failed had begun before it was asked for"
+    assert initializer.is_asked
+    assert initializer.attempt().state is InitState.READY
+    assert not initializer.is_asked
+
+
+def test_an_attempt_that_was_asked_for_answers_also_when_it_fails(script: Script) -> None:
+    script.failures = [exc.DriverConfigurationError(reason="x")] * 2
+    initializer = script.build()
+    initializer.attempt()
+    initializer.ask()
+    assert initializer.is_asked
+    assert initializer.attempt().state is InitState.UNRECOVERABLE
+    assert not initializer.is_asked
+    assert not initializer.wants_attempt
+
+
+def test_success_of_the_attempt_that_runs_answers_too(script: Script) -> None:
+    script.gate = threading.Event()
+    initializer = script.build()
+    thread = begin(initializer)
+    initializer.ask()
+    script.gate.set()
+    thread.join(10)
+    assert initializer.is_ready
+    assert not initializer.is_asked
+
+
+def test_asking_while_an_attempt_hangs_still_shows_the_hang(script: Script) -> None:
+    script.gate = threading.Event()
+    script.failures = [RuntimeError("late")]
+    initializer = script.build(max_retries=1, timeout_s=0.05)
+    hanging = initializer.attempt()
+    initializer.ask()
+    status = initializer.status
+    assert status.hanging_since == hanging.hanging_since
+    assert status.reason == hanging.reason
+    assert not initializer.wants_attempt, "nothing runs beside a hang"
+    script.gate.set()
+    wait_until(lambda: initializer.wants_attempt)
+    assert initializer.attempt().state is InitState.READY
+
+
+def test_closing_answers_whoever_asked(script: Script) -> None:
+    script.failures = [RuntimeError("x")]
+    initializer = script.build()
+    initializer.attempt()
+    initializer.ask()
+    initializer.close()
+    assert not initializer.is_asked
+    initializer.ask()
+    assert not initializer.is_asked, "nobody will make that attempt"
+
+
+# -- what must not count, what must not end a thread ------------------------------------------
+
+
+def test_a_database_that_is_away_does_not_use_up_the_count(script: Script) -> None:
+    away: list[BaseException | None] = [exc.StoreUnavailable(reason="away") for _ in range(10)]
+    script.failures = [RuntimeError("x"), *away, RuntimeError("x")]
+    initializer = script.build(max_retries=2)
+    for _ in range(12):
+        assert initializer.attempt().state is InitState.RETRYING
+    assert initializer.status.attempts == 2
+    assert initializer.attempt().state is InitState.READY
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_a_close_that_raises_anything_does_not_block_the_next_attempt(script: Script, error: BaseException) -> None:
+    def discard(candidate: list[str]) -> None:
+        raise error
+
+    script.failures = [RuntimeError("x")]
+    initializer = script.build()
+    initializer._discard = discard
+    assert initializer.attempt().state is InitState.RETRYING
+    assert initializer.attempt().state is InitState.READY
+
+
+def test_an_adopt_that_raises_anything_does_not_block_the_next_attempt(script: Script) -> None:
+    initializer = script.build()
+    initializer._adopt = lambda candidate: (_ for _ in ()).throw(SystemExit(1))
+    assert initializer.attempt().step == "adopt"
+    initializer._adopt = script.adopted.append
+    assert initializer.attempt().state is InitState.READY
+
+
+def test_a_hang_is_reported_as_an_attempt_and_its_end_as_the_end_of_a_hang(script: Script) -> None:
+    script.gate = threading.Event()
+    script.failures = [RuntimeError("late")]
+    initializer = script.build(timeout_s=0.05)
+    hung = initializer.attempt().last_attempt
+    assert hung is not None
+    assert (hung.number, hung.step, hung.was_hanging) == (1, "do_setup", False)
+    script.gate.set()
+    wait_until(lambda: initializer.wants_attempt)
+    ended = initializer.status.last_attempt
+    assert ended is not None
+    assert (ended.number, ended.was_hanging) == (1, True)
