@@ -17,11 +17,19 @@ from volsvc.drivers.base import VolumeDriver
 LOG = logging.getLogger(__name__)
 
 
+class DriverReplaced(exc.BackendUnavailable):
+    """The storage failed an operation that began on a driver which another has replaced meanwhile.
+
+    It says nothing about the driver that serves now.
+    """
+
+
 class Generation:
     """A driver, how many operations use it, and whether it was replaced."""
 
-    def __init__(self, number: int, driver: VolumeDriver) -> None:
+    def __init__(self, number: int, driver: VolumeDriver, backend: str = "") -> None:
         self.number = number
+        self._backend = backend
         self.driver = driver
         self._users = 0
         self._is_retired = False
@@ -39,7 +47,7 @@ class Generation:
         self._close_if_unused()
 
     def retire(self) -> None:
-        """No new users; closed at once when nobody uses it."""
+        """No new users; closed when nobody uses it, see ``closed``."""
         with self._guard:
             self._is_retired = True
         self._close_if_unused()
@@ -49,10 +57,14 @@ class Generation:
             if not self._is_retired or self._users or self._is_closed:
                 return
             self._is_closed = True
+        # On a thread of its own: a close that hangs with its storage must not hold up whoever lost it.
+        threading.Thread(target=self._close, name=f"close-{self._backend}-{self.number}", daemon=True).start()
+
+    def _close(self) -> None:
         try:
             self.driver.close()
         except BaseException:  # a driver's close may raise anything
-            LOG.exception("closing generation %d failed; it is dropped", self.number)
+            LOG.exception("%s: closing generation %d failed; it is dropped", self._backend, self.number)
         finally:
             self.closed.set()
 
@@ -74,7 +86,7 @@ class CurrentGeneration:
                 self._current = None
             else:
                 self._count += 1
-                self._current = Generation(self._count, driver)
+                self._current = Generation(self._count, driver, self._backend)
         if before is not None:
             before.retire()
         return before
@@ -83,11 +95,24 @@ class CurrentGeneration:
         with self._guard:
             return self._current is not None and self._current.driver is driver
 
+    def drop(self, lost: Generation | None) -> None:
+        """There is no driver now, unless another than ``lost`` is in place already."""
+        with self._guard:
+            if lost is None or self._current is not lost:
+                return
+            self._current = None
+        lost.retire()
+
+    @property
+    def current(self) -> Generation | None:
+        return self._current
+
     @contextlib.contextmanager
     def use(self) -> Iterator[VolumeDriver]:
         """The current driver, kept open for the length of the block.
 
-        Raises ``BackendUnavailable`` when there is none.
+        Raises ``BackendUnavailable`` when there is none, and ``DriverReplaced`` instead of one that the
+        block raised about a driver that was replaced meanwhile.
         """
         with self._guard:
             generation = self._current
@@ -96,5 +121,10 @@ class CurrentGeneration:
             generation._enter()
         try:
             yield generation.driver
+        except exc.BackendUnavailable as error:
+            current = self._current
+            if current is None or current is generation:
+                raise
+            raise DriverReplaced(exc.describe(error)) from error
         finally:
             generation._leave()
