@@ -17,13 +17,6 @@ from volsvc.drivers.base import VolumeDriver
 LOG = logging.getLogger(__name__)
 
 
-class DriverReplaced(exc.BackendUnavailable):
-    """The storage failed an operation that began on a driver which another has replaced meanwhile.
-
-    It says nothing about the driver that serves now.
-    """
-
-
 class Generation:
     """A driver, how many operations use it, and whether it was replaced."""
 
@@ -111,8 +104,7 @@ class CurrentGeneration:
     def use(self) -> Iterator[VolumeDriver]:
         """The current driver, kept open for the length of the block.
 
-        Raises ``BackendUnavailable`` when there is none, and ``DriverReplaced`` instead of one that the
-        block raised about a driver that was replaced meanwhile.
+        Raises ``BackendUnavailable`` when there is none.
         """
         with self._guard:
             generation = self._current
@@ -121,10 +113,5 @@ class CurrentGeneration:
             generation._enter()
         try:
             yield generation.driver
-        except exc.BackendUnavailable as error:
-            current = self._current
-            if current is None or current is generation:
-                raise
-            raise DriverReplaced(exc.describe(error)) from error
         finally:
             generation._leave()

@@ -6,7 +6,7 @@ import pytest
 
 from volsvc import exceptions as exc
 from volsvc.drivers.base import DriverContext, VolumeDriver
-from volsvc.generations import CurrentGeneration, DriverReplaced, Generation
+from volsvc.generations import CurrentGeneration, Generation
 from volsvc.options import Options
 
 
@@ -79,16 +79,6 @@ def test_a_close_that_hangs_holds_up_nobody(current: CurrentGeneration) -> None:
     release.set()
     wait_closed(generation)
     assert old.closed == 1
-
-
-def test_what_the_old_driver_says_of_its_storage_is_not_held_against_the_new_one(current: CurrentGeneration) -> None:
-    current.swap(ClosingDriver())
-    with pytest.raises(DriverReplaced, match="gone"), current.use():
-        current.swap(ClosingDriver())
-        raise exc.BackendUnavailable(reason="gone")
-    with pytest.raises(exc.BackendUnavailable) as raised, current.use():
-        raise exc.BackendUnavailable(reason="gone")
-    assert not isinstance(raised.value, DriverReplaced)
 
 
 def test_dropping_a_lost_driver_leaves_the_one_that_came_after_it(current: CurrentGeneration) -> None:
