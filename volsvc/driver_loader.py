@@ -42,11 +42,14 @@ class BackendConfig(Protocol):
     @property
     def options(self) -> Options: ...
 
+    @property
+    def where(self) -> str: ...
+
     def freeze(self, declared: Sequence[cfg.Opt]) -> Options: ...
 
 
 def find_class(group: str, name: str, option: str) -> type[Any]:
-    """The class that ``name`` means.
+    """The class that ``name`` means; ``option`` is what gave the name, for messages.
 
     Raises ``MissingDriverLibrary`` when an import fails on a library, ``DriverConfigurationError``
     when there is no such module or class.
@@ -138,19 +141,11 @@ class DriverBlueprint:
 def load_driver(backend: BackendConfig, *, host: str, state_path: str, runtime_path: str) -> DriverBlueprint:
     """Find a backend's classes and read their options.
 
-    Raises children of ``UnrecoverableDriverError``.
+    Raises children of ``UnrecoverableDriverError``; a wrong configuration with its file and group.
     """
-    driver_class = find_class(DRIVERS, backend.options.volume_driver, "volume_driver")
-    if not issubclass(driver_class, VolumeDriver):
-        raise exc.DriverConfigurationError(
-            reason=f"volume_driver {backend.options.volume_driver!r} is not a child of volsvc.drivers.base.VolumeDriver"
-        )
-    if not driver_class.supported and not backend.options.enable_unsupported_driver:
-        raise exc.DriverNotSupported(
-            driver=backend.options.volume_driver,
-            reason="its author doesn't support it any more; enable_unsupported_driver = True uses it all the same",
-        )
-    target_class = find_class(TARGETS, backend.options.target_helper, "target_helper")
+    where = f"{backend.where}: [{backend.name}]"
+    driver_class = _find_driver_class(backend.options, where)
+    target_class = find_class(TARGETS, backend.options.target_helper, f"{where} target_helper")
     return DriverBlueprint(
         backend=backend.name,
         host=host,
@@ -161,3 +156,17 @@ def load_driver(backend: BackendConfig, *, host: str, state_path: str, runtime_p
         state_path=state_path,
         runtime_path=runtime_path,
     )
+
+
+def _find_driver_class(options: Options, where: str) -> type[VolumeDriver]:
+    driver_class = find_class(DRIVERS, options.volume_driver, f"{where} volume_driver")
+    if not issubclass(driver_class, VolumeDriver):
+        raise exc.DriverConfigurationError(
+            reason=f"{where} volume_driver {options.volume_driver!r} is not a child of volsvc.drivers.base.VolumeDriver"
+        )
+    if not driver_class.supported and not options.enable_unsupported_driver:
+        raise exc.DriverNotSupported(
+            driver=options.volume_driver,
+            reason="its author doesn't support it any more; enable_unsupported_driver = True uses it all the same",
+        )
+    return driver_class

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,10 @@ from volsvc.options import Options
 PROJECT = "volsvc"
 CONFIG_NAME = "cinder.conf"
 
+_OSLO_VALUE_ERROR = re.compile(
+    r"Value for option \S+ from LocationInfo\(.*detail='(?P<file>[^']*)'\) is not valid: (?P<reason>.*)"
+)
+
 
 @dataclass(frozen=True)
 class BackendSettings:
@@ -35,6 +40,11 @@ class BackendSettings:
     name: str
     options: Options
     _conf: cfg.ConfigOpts = field(repr=False, compare=False)
+
+    @property
+    def where(self) -> str:
+        """The files that were read, for messages."""
+        return _where(self._conf)
 
     def freeze(self, declared: Sequence[cfg.Opt]) -> Options:
         """The values of a driver's declared options from this backend's group.
@@ -99,8 +109,9 @@ def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> S
         database = database.replace(connection=f"sqlite:///{service.state_path}/volsvc.sqlite")
     if service.service_down_time <= service.report_interval:
         raise exc.ConfigurationError(
-            reason=f"service_down_time is {service.service_down_time}, it must be more than report_interval "
-            f"({service.report_interval}); otherwise a healthy service counts as down between two heartbeats"
+            reason=f"{_where(conf)}: service_down_time is {service.service_down_time}, it must be more than "
+            f"report_interval ({service.report_interval}); otherwise a healthy service counts as down between two "
+            "heartbeats"
         )
     return Settings(
         service=service,
@@ -152,9 +163,17 @@ def _value(conf: cfg.ConfigOpts, group: str, opt: cfg.Opt, where: str) -> Any:
     except (cfg.Error, ValueError) as error:
         raw = _values_in_files(conf, group).get(opt.dest)
         given = f" = {raw[-1]}" if raw else ""
+        file, reason = _take_apart(error)
         raise exc.ConfigurationError(
-            reason=f"{where}: [{group}] {opt.name}{given}: {_one_line(error)}{_allowed(opt)}"
+            reason=f"{file or where}: [{group}] {opt.name}{given}: {reason}{_allowed(opt)}"
         ) from error
+
+
+def _take_apart(error: Exception) -> tuple[str | None, str]:
+    """The file that has the bad value, if oslo.config's error tells, and what is wrong with it."""
+    text = _one_line(error)
+    found = _OSLO_VALUE_ERROR.fullmatch(text)
+    return (found["file"], found["reason"]) if found else (None, text)
 
 
 def _read_backends(conf: cfg.ConfigOpts, names: Sequence[str]) -> list[BackendSettings]:
