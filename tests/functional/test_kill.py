@@ -7,9 +7,7 @@ exporters agree, and whoever writes to an attached volume has noticed nothing.
 from __future__ import annotations
 
 import collections
-import json
 import os
-import pathlib
 import random
 import secrets
 import threading
@@ -20,6 +18,7 @@ from typing import Any
 import pytest
 from cinderclient import exceptions
 
+from tests.functional.scripted import ScriptedDaemon
 from tests.functional.user import CONNECTOR, GIB, MIB, Connection, User, expected_files, fill
 from tests.functional.writer import StampWriter, read_stamps
 from volsvc.db.engine import create_engine
@@ -382,36 +381,6 @@ METHODS = (
     *("create_volume", "create_volume_from_snapshot", "create_cloned_volume", "extend_volume", "delete_volume"),
     *("create_snapshot", "delete_snapshot", "initialize_connection", "terminate_connection"),
 )
-
-
-class ScriptedDaemon:
-    """volsvc-all on the fake driver, whose storage outlives it and whose script the test writes."""
-
-    def __init__(self, daemon: Daemon, **options: Any) -> None:
-        self.daemon = daemon
-        self.storage = daemon.root / "fake.json"
-        self.script = daemon.root / "script.json"
-        backend = {
-            "volume_driver": "fake",
-            "target_helper": "fake",
-            "fake_state_path": self.storage,
-            "fake_script_path": self.script,
-        }
-        default = {"enabled_backends": "one", "operation_workers": 16, **options}
-        daemon.configure(default, {"one": backend})
-        self.write({})
-
-    def write(self, rules: Mapping[str, Mapping[str, Any]]) -> None:
-        new = self.script.with_suffix(".new")
-        new.write_text(json.dumps(rules))
-        new.replace(self.script)
-
-    def calls(self) -> dict[str, int]:
-        counts = pathlib.Path(f"{self.script}.counts")
-        return dict(json.loads(counts.read_text())) if counts.exists() else {}
-
-    def stored(self) -> dict[str, Any]:
-        return dict(json.loads(self.storage.read_text()))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -116,6 +116,30 @@ class Daemon:
             self.url = found[1] if found else ""
         return self
 
+    def start_in_vain(self, timeout_s: float = START_TIMEOUT_S) -> tuple[int, str]:
+        """Start it and wait for its end, for a start that must fail: its exit code and what it said."""
+        position = self.log.stat().st_size if self.log.exists() else 0
+        self.start(wait=False)
+        assert self.process is not None
+        return self.process.wait(timeout_s), self.words(position)
+
+    def run(self, program: str, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run one of the tools on this daemon's configuration, or on its API, to its end."""
+        command = [str(pathlib.Path(sys.executable).parent / program)]
+        if program == "volsvc":
+            command += ["--endpoint", f"{self.url}/v3/demo"]
+        else:
+            command += ["--config-file", str(self.config)]
+        return subprocess.run(
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, **self.environment},
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
     def words(self, position: int = 0) -> str:
         """Its log from a position on."""
         with contextlib.suppress(FileNotFoundError):
