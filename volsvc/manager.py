@@ -20,6 +20,7 @@ from typing import Any
 
 from volsvc import exceptions as exc
 from volsvc import models
+from volsvc.backend_stats import StatsReader, capabilities_of
 from volsvc.drivers.base import VolumeDriver
 from volsvc.generations import CurrentGeneration, Generation
 from volsvc.initializer import (
@@ -33,14 +34,17 @@ from volsvc.initializer import (
     run_once,
 )
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
-from volsvc.ports import Clock, Notifier, Store
+from volsvc.ports import Clock, Notifier, Query, Store
 from volsvc.service_words import describe_state
 from volsvc.volume_actions import VolumeActions
-from volsvc.volume_init import Blueprint, Candidate, VolumeInit, capabilities_of, checked_stats
+from volsvc.volume_init import Blueprint, Candidate, VolumeInit
 
 LOG = logging.getLogger(__name__)
 
+RETIRE_POLL_S = 1.0
 BINARY = "cinder-volume"  # what os-services shows; clients filter by Cinder's names
+
+CLOSE_TIMEOUT_S = 2.0  # of a driver when the daemon stops; one that hangs ends with the process
 
 BlueprintLoader = Callable[[], Blueprint]
 
@@ -90,12 +94,14 @@ class VolumeManager:
         self._is_swapping = False  # an exclusive driver is away for a reload
         self._init = VolumeInit(host=host, store=store, load=load_blueprint, resume=self._resume)
         self._service: models.Service | None = None
+        self._stats = StatsReader(host, self._generations.use)
         self._stats_failures = 0
         self._has_taken_back = False
         self._has_cleared_up = False
         self._ready_since = 0.0
         self._notified: AttemptReport | None = None
         self._stop = threading.Event()
+        self._stop_reason: str | None = None
         self._wake = threading.Event()
         self._report_lock = threading.Lock()
         self._unreported: InitStatus | None = None
@@ -149,19 +155,45 @@ class VolumeManager:
             },
         )
 
+    def retire(self) -> None:
+        """A reload has removed the backend: it counts as down at once, and does what is recorded already."""
+        self._stop_reason = "it is not in enabled_backends any more"
+        self._write_stopped()
+
+    def finish_recorded(self, timeout_s: float) -> None:
+        """Wait until nothing is recorded for this backend that it could do."""
+        deadline = self._clock() + timeout_s
+        query = Query(filters={"host": self.host, "state": ["queued", "running"]}, limit=1)
+        while self._clock() < deadline and self.initializer.is_ready:
+            # The pause comes first: a request that chose this backend just before may still be recording.
+            if self._stop.wait(RETIRE_POLL_S):
+                return
+            try:
+                if not self._store.list_operations(query).items:
+                    return
+            except exc.StoreUnavailable as error:
+                LOG.warning("%s: can't tell what is still recorded for it: %s", self.host, error)
+
     def stop(self, timeout_s: float) -> bool:
         """Claim no more, let what runs end within the time, close the driver; True when nothing runs."""
         self._stop.set()
         self._wake.set()
         self.initializer.close()
         is_idle = self.runner.stop(timeout_s)
-        self._generations.swap(None)
-        if self._service is not None:
-            try:
-                self._store.report_service(self._service.id, {"state": "stopped", "step": None, "reason": None})
-            except exc.StoreUnavailable as error:
-                LOG.warning("%s: that it stopped is not written: %s", self.host, error)
+        last = self._generations.swap(None)
+        if last is not None:
+            last.closed.wait(CLOSE_TIMEOUT_S)
+        self._write_stopped()
         return is_idle
+
+    def _write_stopped(self) -> None:
+        if self._service is None:
+            return
+        try:
+            fields = {"state": "stopped", "step": None, "reason": self._stop_reason}
+            self._store.report_service(self._service.id, fields)
+        except exc.StoreUnavailable as error:
+            LOG.warning("%s: that it stopped is not written: %s", self.host, error)
 
     def reinit(self) -> None:
         """Try now, whatever was used up; does nothing to a backend that is ready."""
@@ -294,12 +326,13 @@ class VolumeManager:
         self._take_back()
         if self._is_swapping:
             return
+        # Before the attempt too: a backend that flaps is ready whenever an attempt has just ended.
+        if not self.initializer.is_ready and self.initializer.status.last_attempt is not None:
+            self._expire_queued()
         if self.initializer.is_ready:
             self._publish_stats()
         elif self.initializer.wants_attempt:
             self.init_host()
-        if not self.initializer.is_ready and self.initializer.status.attempts:
-            self._expire_queued()
 
     def init_host(self) -> InitStatus:
         """One attempt to initialise the driver."""
@@ -307,8 +340,7 @@ class VolumeManager:
 
     def _publish_stats(self) -> None:
         try:
-            with self._generations.use() as driver:
-                stats = checked_stats(driver.get_volume_stats())
+            stats = self._stats.read(self._settings.driver_init_timeout_s)
         except BaseException as error:  # noqa: BLE001 - a driver's error of any kind must not end the periodic task
             self._stats_failures += 1
             LOG.warning("%s: reading stats failed (%d in a row): %s", self.host, self._stats_failures, error)
@@ -317,7 +349,11 @@ class VolumeManager:
                 self._lose(exc.describe(error), step="get_volume_stats")
             return
         self._stats_failures = 0
-        self._write_capabilities(stats)
+        try:
+            self._write_capabilities(stats)
+        except exc.StoreUnavailable as error:
+            LOG.warning("%s: its capabilities are published later: %s", self.host, error)
+            return
         self.initializer.note_published()
 
     def _expire_queued(self) -> None:
@@ -369,15 +405,16 @@ class VolumeManager:
             self._lose(exc.describe(error), step="operation")
 
     def _lose(self, reason: str, *, step: str) -> None:
+        lost = self._generations.current
         if self.initializer.lose(reason, step=step):
-            LOG.error("%s: lost: %s; it is initialised again at each publish", self.host, reason)
-            self._generations.swap(None)
+            self._generations.drop(lost)
             # One that has served for a while is tried again at once; one that flaps waits its turn.
             if self._clock() - self._ready_since > self._settings.publish_interval_s:
                 self._wake.set()
 
     def _on_init_change(self, status: InitStatus) -> None:
-        if status.state in SELF_HEALING and status.attempts and status.hanging_since is None:
+        is_news = status.last_attempt is not self._notified
+        if status.state in SELF_HEALING and (status.attempts or is_news) and status.hanging_since is None:
             status = replace(
                 status, next_attempt_at=_utcnow() + dt.timedelta(seconds=self._settings.publish_interval_s)
             )
@@ -385,7 +422,7 @@ class VolumeManager:
             self._unreported = self._described = status
         if status.state is InitState.READY and status.reason is None:
             LOG.info("%s: %s", self.host, describe_state(status))
-        elif status.attempts or status.state is InitState.LOST:
+        elif status.attempts or is_news or status.state is InitState.LOST:
             LOG.error("%s: %s", self.host, describe_state(status))
         self.report_late()
         if status.state is InitState.READY and status.reason is None:
@@ -406,20 +443,23 @@ class VolumeManager:
             self._unreported = None
 
     def _notify(self, status: InitStatus) -> None:
-        """One notification for each end of an attempt."""
-        if status.last_attempt is None or status.last_attempt is self._notified:
+        """One notification for each attempt that ended or hangs; one that hung and then ended well is told of too."""
+        last = status.last_attempt
+        if last is None or last is self._notified:
             return
-        self._notified = status.last_attempt
+        self._notified = last
+        if last.was_hanging and last.step is not None:
+            return
         payload = {
             "host": self.host,
             "backend": self.host.partition("@")[2],
             "state": str(status.state),
-            "step": status.last_attempt.step,
-            "reason": status.last_attempt.reason,
-            "attempt": status.last_attempt.number,
+            "step": last.step,
+            "reason": last.reason,
+            "attempt": last.number,
             "losses": status.losses,
         }
-        if status.last_attempt.step is None:
+        if last.step is None:
             self._notifier.info("volume.driver.init.end", payload)
         else:
             self._notifier.error("volume.driver.init.error", payload)

@@ -1,8 +1,7 @@
-"""One process: its parts, their order, and the main loop that signals wake.
+"""One process: its parts, their order, the main loop that signals wake, and the reload.
 
-The only place where adapters are put behind the ports: the SQL store, RPC, the notifier and
-the HTTP server are built here and handed to managers and ``VolumeAPI``.  A no-fork launcher
-runs services one after the other, so everything a process does is one ``VolsvcService``.
+A no-fork launcher runs services one after the other, so everything a process does is one
+``VolsvcService`` that owns its parts.
 """
 
 from __future__ import annotations
@@ -12,26 +11,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from oslo_service import service as oslo_service
 
 from volsvc import __version__, logs, sd_notify
-from volsvc.control import ControlRunner
-from volsvc.driver_loader import load_driver
 from volsvc.foundations import Foundations
-from volsvc.heartbeat import Heartbeat
-from volsvc.manager import BlueprintLoader, ManagerSettings, VolumeManager
-from volsvc.operations import RunnerSettings
-from volsvc.ports import Doorbell
-from volsvc.process_lock import ProcessLock
-from volsvc.settings import BackendSettings
+from volsvc.reloader import Change, Reloader, ReloadInterrupted, ReloadReport, Tick
+from volsvc.settings import Settings
 from volsvc.signals import SignalFlags
-from volsvc.volume_api import ApiSettings, VolumeAPI
-
-if TYPE_CHECKING:
-    from volsvc.api.server import ApiServer
-    from volsvc.rpc.doorbell import DoorbellServer
 
 LOG = logging.getLogger(__name__)
 
@@ -45,154 +33,19 @@ class Part(Protocol):
 
     def start(self) -> None: ...
 
-    def reload(self) -> None:
-        """SIGHUP has come."""
+    def prepare(self, new: Settings, tick: Tick) -> Sequence[Change]:
+        """See ``reloader.Reloadable``."""
 
     def stop_accepting(self) -> None:
         """Take no new work; quick."""
 
     def stop(self, timeout_s: float) -> None: ...
 
+    def look_for_work(self) -> None:
+        """A reload has swapped something: what could not be rung for meanwhile is found now."""
 
-class VolumePart:
-    """The volume managers of a process, one for each backend it serves."""
-
-    name = "volume"
-
-    def __init__(self, foundations: Foundations, backends: Sequence[BackendSettings]) -> None:
-        self._foundations = foundations
-        self._service = foundations.settings.service
-        self._locks: list[ProcessLock] = []
-        self._doorbells: list[DoorbellServer] = []
-        self.managers = [self._build_manager(backend) for backend in backends]
-        self._heartbeat = Heartbeat(
-            foundations.store,
-            lambda: [manager.service_id for manager in self.managers if manager.service_id is not None],
-            interval_s=self._service.report_interval,
-            retention_days=self._service.operation_retention_days,
-            on_beat=self._report_late,
-        )
-        self._control = ControlRunner(
-            foundations.store, foundations.instance, {manager.host: manager for manager in self.managers}
-        )
-
-    def start(self) -> None:
-        """Take the locks first: nothing of another daemon's is touched before they are ours."""
-        from volsvc.rpc.doorbell import DoorbellServer
-
-        lock_directory = os.path.join(self._service.state_path, "locks")
-        for manager in self.managers:
-            lock = ProcessLock(lock_directory, manager.host)
-            lock.acquire()
-            self._locks.append(lock)
-        for manager in self.managers:
-            server = DoorbellServer(self._foundations.transport, manager.host, manager.runner)
-            server.start()
-            self._doorbells.append(server)
-            self._foundations.doorbell.register(manager.host, manager.runner)
-            manager.start()
-        self._heartbeat.start()
-        self._control.start()
-
-    def reload(self) -> None:
-        for manager in self.managers:
-            manager.reinit()
-
-    def stop_accepting(self) -> None:
-        self._control.stop_claiming()
-        for manager in self.managers:
-            manager.runner.stop_claiming()
-
-    def _report_late(self) -> None:
-        for manager in self.managers:
-            manager.report_late()
-
-    def stop(self, timeout_s: float) -> None:
-        """Every backend at the same time, so that a slow one does not use up another's time."""
-        threads = [
-            threading.Thread(target=manager.stop, args=(timeout_s,), name=f"stop-{manager.host}", daemon=True)
-            for manager in self.managers
-        ]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + timeout_s
-        for thread in threads:
-            thread.join(max(0.1, deadline - time.monotonic()))
-        self._control.stop(1.0)
-        self._heartbeat.stop()
-        for server in self._doorbells:
-            server.stop()
-        for lock in self._locks:
-            lock.release()
-
-    def _build_manager(self, backend: BackendSettings) -> VolumeManager:
-        service = self._service
-        host = f"{service.host}@{backend.name}"
-        return VolumeManager(
-            host=host,
-            instance=self._foundations.instance,
-            store=self._foundations.store,
-            notifier=self._foundations.notifier,
-            load_blueprint=_blueprint_loader(backend, host, service.state_path, service.runtime_path),
-            settings=ManagerSettings(
-                reinit_driver_count=service.reinit_driver_count,
-                driver_init_timeout_s=service.driver_init_timeout,
-                publish_interval_s=service.backend_stats_polling_interval,
-                backend_loss_threshold=service.backend_loss_threshold,
-                availability_zone=service.storage_availability_zone,
-                backend_name=backend.options.volume_backend_name,
-                version=__version__,
-                runner=RunnerSettings(
-                    workers=service.operation_workers,
-                    sweep_interval_s=service.operation_sweep_interval,
-                    max_attempts=service.operation_max_attempts,
-                ),
-            ),
-        )
-
-
-def _blueprint_loader(backend: BackendSettings, host: str, state_path: str, runtime_path: str) -> BlueprintLoader:
-    return lambda: load_driver(backend, host=host, state_path=state_path, runtime_path=runtime_path)
-
-
-class ApiPart:
-    """The HTTP server with the REST API."""
-
-    name = "api"
-
-    def __init__(self, foundations: Foundations) -> None:
-        from volsvc.api.app import build_app
-        from volsvc.api.policies import Policy
-        from volsvc.api.server import build_server
-
-        service = foundations.settings.service
-        doorbell: Doorbell = foundations.doorbell
-        self.volume_api = VolumeAPI(
-            foundations.store,
-            doorbell,
-            ApiSettings(
-                response_timeout_s=service.rpc_response_timeout,
-                queue_timeout_s=service.operation_queue_timeout,
-                availability_zone=service.storage_availability_zone,
-            ),
-        )
-        policy = Policy(foundations.settings.policy_file)
-        self.server: ApiServer = build_server(
-            build_app(self.volume_api, foundations.settings.api, policy=policy), foundations.settings.api
-        )
-
-    def start(self) -> None:
-        self.server.start()
-        LOG.info("the REST API listens on %s", self.server.address)
-
-    def reload(self) -> None:
-        return None
-
-    def stop_accepting(self) -> None:
-        return None
-
-    def stop(self, timeout_s: float) -> None:
-        self.server.stop(timeout_s)
+    def report_config(self, settings: Settings, report: ReloadReport | None) -> None:
+        """Write where an operator looks which configuration serves."""
 
 
 class VolsvcService(oslo_service.ServiceBase):  # type: ignore[misc]
@@ -206,13 +59,26 @@ class VolsvcService(oslo_service.ServiceBase):  # type: ignore[misc]
         foundations: Foundations,
         parts: Sequence[Part],
         flags: SignalFlags,
+        load_settings: Callable[[], Settings],
         on_ready: Callable[[], None] = lambda: None,
+        is_debug: bool = False,
     ) -> None:
         self._foundations = foundations
         self._parts = list(parts)
         self._flags = flags
         self._on_ready = on_ready
-        self._shutdown_timeout_s = float(foundations.settings.service.graceful_shutdown_timeout)
+        self._reload_done = threading.Condition()
+        self._reloader = Reloader(
+            current=foundations.settings,
+            load=load_settings,
+            reloadables=[
+                logs.LogReload(foundations.settings, is_debug=is_debug),
+                *parts_after_foundations(foundations, parts),
+            ],
+            notifier=foundations.notifier,
+            on_report=self._report,
+            after_swap=self._look_for_work,
+        )
 
     def start(self) -> None:
         self._flags.start_deadline_thread()
@@ -220,6 +86,8 @@ class VolsvcService(oslo_service.ServiceBase):  # type: ignore[misc]
             part.start()
         names = ", ".join(part.name for part in self._parts)
         LOG.info("volsvc %s serves: %s (pid %d)", __version__, names, os.getpid())
+        for part in self._parts:
+            part.report_config(self._reloader.current, None)
         sd_notify.ready(f"serving: {names}")
         self._on_ready()
 
@@ -240,8 +108,9 @@ class VolsvcService(oslo_service.ServiceBase):  # type: ignore[misc]
     def stop(self) -> None:
         """Take no new work, finish what runs within ``graceful_shutdown_timeout``, close everything."""
         sd_notify.stopping()
-        LOG.info("stopping; what runs has %.0f s", self._shutdown_timeout_s)
-        deadline = time.monotonic() + self._shutdown_timeout_s * 0.9
+        timeout_s = float(self._reloader.current.service.graceful_shutdown_timeout)
+        LOG.info("stopping; what runs has %.0f s", timeout_s)
+        deadline = time.monotonic() + timeout_s * 0.9
         for part in self._parts:
             part.stop_accepting()
         for part in reversed(self._parts):
@@ -253,12 +122,46 @@ class VolsvcService(oslo_service.ServiceBase):  # type: ignore[misc]
         self._flags.reload_requested = True
 
     def _reload(self) -> None:
+        """SIGHUP: reopen the logs whatever the file says, then reload."""
         sd_notify.reloading()
         try:
             logs.reopen()
-            LOG.info("SIGHUP: log files reopened; backends that are not ready are tried again")
-            for part in self._parts:
-                part.reload()
+            self._reloader.reload(self._tick)
+            self._flags.set_shutdown_timeout(self._reloader.current.service.graceful_shutdown_timeout)
         except Exception:
             LOG.exception("the reload failed; the daemon goes on with what it had")
         sd_notify.ready("reloaded")
+
+    def _tick(self) -> None:
+        """While a reload waits for a driver the main loop can't: do what can't be put off."""
+        if self._flags.stop_requested:
+            raise ReloadInterrupted
+        sd_notify.alive()
+
+    def _look_for_work(self) -> None:
+        for part in self._parts:
+            part.look_for_work()
+
+    def _report(self, report: ReloadReport) -> None:
+        for part in self._parts:
+            part.report_config(self._reloader.current, report)
+        with self._reload_done:
+            self._reload_done.notify_all()
+
+    def request_reload(self, timeout_s: float) -> ReloadReport | None:
+        """Ask the main loop for a reload and wait for its end, from another thread; None if it takes too long."""
+        with self._reload_done:
+            before = self._reloader.last
+            self._flags.request_reload()
+            self._reload_done.wait_for(lambda: self._reloader.last is not before, timeout_s)
+            return self._reloader.last if self._reloader.last is not before else None
+
+    @property
+    def settings(self) -> Settings:
+        """What this process runs on now."""
+        return self._reloader.current
+
+
+def parts_after_foundations(foundations: Foundations, parts: Sequence[Part]) -> list[Foundations | Part]:
+    """The order in which things are prepared and swapped: what others stand on comes first."""
+    return [foundations, *parts]

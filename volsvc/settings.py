@@ -7,6 +7,8 @@ not later where it is used.
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import difflib
 import hashlib
 import os
@@ -67,7 +69,10 @@ class Settings:
     backends: tuple[BackendSettings, ...]
     files: tuple[str, ...]
     digest: str
+    dirs: tuple[str, ...] = ()
     policy_file: str | None = None
+    loaded_at: dt.datetime | None = None
+    messaging: Options = field(default_factory=lambda: Options({}))  # oslo.messaging's groups, as written
     warnings: tuple[str, ...] = ()
 
     @property
@@ -101,7 +106,10 @@ def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> S
     files = list(config_files)
     if not files and not config_dirs:
         files = find_config_files()
+    digest = _digest(files, config_dirs)
     conf = _parse(files, config_dirs)
+    if _digest(files, config_dirs) != digest:
+        raise exc.ConfigurationError(reason=f"{_where(conf)} changed while it was read; try again when it is whole")
     service = _read_group(conf, "DEFAULT", service_conf.OPTS)
     service = _with_paths(service)
     database = _read_group(conf, database_conf.GROUP, database_conf.OPTS)
@@ -119,7 +127,10 @@ def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> S
         database=database,
         backends=tuple(_read_backends(conf, service.enabled_backends)),
         files=tuple(files),
-        digest=_digest(files, config_dirs),
+        digest=digest,
+        dirs=tuple(config_dirs),
+        loaded_at=dt.datetime.now(dt.UTC).replace(tzinfo=None),
+        messaging=_read_messaging(conf),
         policy_file=_find_policy_file(conf, files, config_dirs),
         warnings=tuple(_near_misses(conf)),
     )
@@ -219,6 +230,16 @@ def _same_files(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
     return fresh
 
 
+def _read_messaging(conf: cfg.ConfigOpts) -> Options:
+    """What the files say to oslo.messaging; it converts the values itself when it is built."""
+    values = {}
+    for group in conf.list_all_sections():
+        if group.startswith("oslo_messaging"):
+            for name, raw in _values_in_files(conf, group).items():
+                values[f"{group}.{name}"] = "\n".join(raw)
+    return Options(values, group="oslo_messaging", secrets=frozenset(values))
+
+
 def _with_paths(service: Options) -> Options:
     state_path = service.state_path
     if state_path is None:
@@ -262,13 +283,17 @@ def _values_in_files(conf: cfg.ConfigOpts, group: str) -> dict[str, list[str]]:
 
 
 def _digest(files: Sequence[str], dirs: Sequence[str]) -> str:
-    """A short fingerprint of the files' contents, to see which hosts of a fleet run which file."""
+    """A short fingerprint of the files' contents, to see which hosts of a fleet run which file.
+
+    A file that can't be read counts as empty here; parsing it says what is wrong.
+    """
     digest = hashlib.sha256()
     paths = list(files)
     for directory in dirs:
         paths.extend(str(p) for p in sorted(pathlib.Path(directory).glob("*.conf")))
     for path in paths:
-        digest.update(pathlib.Path(path).read_bytes())
+        with contextlib.suppress(OSError):
+            digest.update(pathlib.Path(path).read_bytes())
         digest.update(b"\0")
     return digest.hexdigest()[:12]
 

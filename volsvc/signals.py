@@ -68,6 +68,15 @@ class SignalFlags:
             except BlockingIOError:
                 pass
 
+    def set_shutdown_timeout(self, seconds: float) -> None:
+        """A reload has changed ``graceful_shutdown_timeout``."""
+        self._shutdown_timeout_s = seconds
+
+    def request_reload(self) -> None:
+        """As if SIGHUP had come, from another thread of the process."""
+        self.reload_requested = True
+        os.write(self._wake_write, b"x")
+
     def request_stop(self) -> None:
         """As if SIGTERM had come, from the process itself."""
         self._on_stop(signal.SIGTERM, None)

@@ -92,6 +92,14 @@ class ApiServer:
         self._thread = threading.Thread(target=self._server.serve, name="api-accept", daemon=True)
         self._thread.start()
 
+    def reload(self, app: WsgiApp, *, threads: int, client_timeout_s: float, unix_mode: int) -> None:
+        """Answer new requests with ``app`` and these limits; requests in progress end on the old ones."""
+        self._server.wsgi_app = app
+        self._server.timeout = max(1, round(client_timeout_s))
+        self._server.requests.resize(threads)
+        if self._unix_path is not None:
+            os.chmod(self._unix_path, unix_mode)
+
     def stop(self, timeout_s: float = 10.0) -> None:
         """Take no more connections and let requests in progress finish within ``timeout_s``.
 

@@ -20,17 +20,31 @@ class Workers:
         self._count = count
         self._connections: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._started = 0
 
     @property
     def idle(self) -> int:
         return max(0, self._count - self._connections.qsize())
 
     def start(self) -> None:
-        for number in range(self._count):
-            # Daemon threads: a request that hangs must not keep the process from ending.
-            thread = threading.Thread(target=self._work, name=f"api-{number + 1}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        for _ in range(self._count):
+            self._add()
+
+    def _add(self) -> None:
+        self._started += 1
+        # Daemon threads: a request that hangs must not keep the process from ending.
+        thread = threading.Thread(target=self._work, name=f"api-{self._started}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def resize(self, count: int) -> None:
+        """Have ``count`` threads; those too many leave after the request they are at."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        for _ in range(count - self._count):
+            self._add()
+        for _ in range(self._count - count):
+            self._connections.put(None)
+        self._count = count
 
     def put(self, connection: Any) -> None:
         self._connections.put(connection)

@@ -26,13 +26,14 @@ Ctrl-C stops it; volumes and their exporters stay.
 
 
 def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
-    from volsvc.service import ApiPart, VolumePart
+    from volsvc.api_part import ApiPart
+    from volsvc.volume_part import VolumePart
 
-    return [VolumePart(foundations, foundations.settings.backends), ApiPart(foundations)]
+    return [VolumePart(foundations), ApiPart(foundations)]
 
 
 def show_hints(parts: Sequence[Part]) -> None:
-    from volsvc.service import ApiPart
+    from volsvc.api_part import ApiPart
 
     for part in parts:
         if isinstance(part, ApiPart):

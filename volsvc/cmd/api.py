@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
-    from volsvc.service import ApiPart
+    from volsvc.api_part import ApiPart
 
     return [ApiPart(foundations)]
 

@@ -79,14 +79,22 @@ def _serve(args: argparse.Namespace, build_parts: PartsFactory, on_ready: ReadyC
 
     SignalFlags.block()
     loaded = settings.load(args.config_file, args.config_dir)
-    oslo_conf = logs.setup(loaded.files, args.config_dir, is_debug=args.debug)
+    logs.read_options(loaded.files, loaded.dirs)
+    oslo_conf = logs.setup(loaded.files, loaded.dirs, is_debug=args.debug)
     logs.report_warnings(loaded.warnings)
     flags = SignalFlags(loaded.service.graceful_shutdown_timeout)
     launcher = Launcher(oslo_conf, flags)
     flags.unblock()
-    foundations = Foundations(loaded, oslo_conf)
+    foundations = Foundations(loaded)
     parts = build_parts(foundations, args)
-    service = VolsvcService(foundations, parts, flags, lambda: on_ready(parts))
+    service = VolsvcService(
+        foundations,
+        parts,
+        flags,
+        load_settings=lambda: settings.load(loaded.files, loaded.dirs),
+        on_ready=lambda: on_ready(parts),
+        is_debug=args.debug,
+    )
     launcher.launch_service(service)
     _leave_hung_threads_behind()
     return 0

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
 
 def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
-    from volsvc.service import VolumePart
+    from volsvc.volume_part import VolumePart
 
-    settings = foundations.settings
-    backends = [settings.backend(args.backend)] if args.backend else settings.backends
-    return [VolumePart(foundations, backends)]
+    return [VolumePart(foundations, args.backend)]
 
 
 def build_parser() -> argparse.ArgumentParser:

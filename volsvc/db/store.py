@@ -42,6 +42,13 @@ class SqlStore:
         self._service_down_time_s = service_down_time_s
         self._now = clock
 
+    def swap_engine(self, engine: Engine) -> None:
+        """Begin new transactions on ``engine``; those under way end on the one before."""
+        self._transactions = Transactions(engine)
+
+    def set_service_down_time(self, seconds: float) -> None:
+        self._service_down_time_s = seconds
+
     # -- intents and their ends ------------------------------------------------------------
 
     def submit(self, *wanted: Intent) -> list[models.Operation]:

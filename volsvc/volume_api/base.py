@@ -15,6 +15,8 @@ from volsvc.ports import Clock, Doorbell, Intent, Query, Store
 
 LOG = logging.getLogger(__name__)
 
+RING_ATTEMPTS = 3
+RING_PAUSE_S = 0.1
 MAX_SIZE_GB = 1024 * 1024  # a PiB: beyond it a typing error is likelier than a volume
 
 
@@ -65,11 +67,7 @@ class RequestBase:
         """
         timeout_s = self._settings.response_timeout_s
         deadline = self._clock() + timeout_s
-        down: exc.ServiceDown | None = None
-        try:
-            self._doorbell.wait_for(operation, timeout_s)
-        except exc.ServiceDown as error:
-            down = error
+        down = self._ring_and_wait(operation, deadline)
         pause_s = 0.01
         while True:
             current = self._store.get_operation(operation.id)
@@ -96,6 +94,23 @@ class RequestBase:
             reason=f"it is {current.state} and goes on; look at it with 'volsvc operation show {operation.id}'",
         )
 
+    def _ring_and_wait(self, operation: models.Operation, deadline: float) -> exc.ServiceDown | None:
+        """Wait through the doorbell; what it said if nobody listens there.
+
+        Asked again, because a daemon that reloads its transport is away for a moment.
+        """
+        down: exc.ServiceDown | None = None
+        for _ in range(RING_ATTEMPTS):
+            try:
+                self._doorbell.wait_for(operation, max(0.1, deadline - self._clock()))
+                return None
+            except exc.ServiceDown as error:
+                down = error
+            if not self._store.get_operation(operation.id).is_open:
+                return None
+            time.sleep(RING_PAUSE_S)
+        return down
+
     @staticmethod
     def _checked(operation: models.Operation) -> models.Operation:
         if operation.state == "done":
@@ -110,6 +125,12 @@ class RequestBase:
 
     def _get_snapshot(self, context: models.RequestContext, snapshot_id: str) -> models.Snapshot:
         return self._store.get_snapshot(snapshot_id, project_id=scope_of(context))
+
+    def _require_enabled(self, host: str | None) -> None:
+        """Refuse what nobody would ever do: the backend was taken out of enabled_backends."""
+        service = placement.find_service(self._store.list_services(), host or "")
+        if service is not None and service.state == "stopped" and service.reason:
+            raise exc.ServiceDown(host=service.host, reason=service.reason)
 
     def _require_up(self, host: str | None) -> models.Service:
         """The service that owns a volume, refused at once when it can't do anything now."""

@@ -29,6 +29,7 @@ class SnapshotRequests(RequestBase):
                 reason=f"Volume {volume_id} status must be available, but current status is: in-use. "
                 "Detach it, or ask with force."
             )
+        self._require_enabled(volume.host)
         snapshot = models.Snapshot(
             id=new_id(),
             volume_id=volume_id,
@@ -71,6 +72,7 @@ class SnapshotRequests(RequestBase):
 
     def delete_snapshot(self, context: models.RequestContext, snapshot_id: str, *, force: bool = False) -> None:
         snapshot = self._get_snapshot(context, snapshot_id)
+        self._require_enabled(snapshot.host)
         self._submit(
             Intent(
                 action="snapshot_force_delete" if force else "snapshot_delete",

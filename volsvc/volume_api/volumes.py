@@ -115,6 +115,7 @@ class VolumeRequests(RequestBase):
         A forced delete asks what is running on the volume to cancel.  Attachments always refuse it.
         """
         volume = self._get_volume(context, volume_id)
+        self._require_enabled(volume.host)
         intents: list[Intent] = []
         host = models.backend_of(volume.host) if volume.host else None
         if cascade:
@@ -153,6 +154,7 @@ class VolumeRequests(RequestBase):
                 f"extended: {size})."
             )
         service = placement.find_service(self._store.list_services(), volume.host or "")
+        self._require_enabled(volume.host)
         limit = placement.limit_gb(service.capabilities) if service else None
         is_attached = volume.status == "in-use"
         if is_attached and service and not service.capabilities.get("online_extend_support", True):
