@@ -17,20 +17,13 @@ from typing import Any, Protocol
 from oslo_config import cfg
 
 from volsvc import exceptions as exc
+from volsvc.driver_libraries import missing_library
 from volsvc.drivers.base import DriverContext, VolumeDriver
 from volsvc.options import Options
 from volsvc.targets.base import BaseTarget, TargetContext
 
 DRIVERS = "volsvc.volume_drivers"
 TARGETS = "volsvc.targets"
-
-#: Debian packages of libraries that drivers import, for the sentence that says what to install.
-PACKAGES = {
-    "rados": "python3-rados",
-    "rbd": "python3-rbd",
-    "nbd": "python3-libnbd",
-    "rtslib_fb": "python3-rtslib-fb",
-}
 
 
 class BackendConfig(Protocol):
@@ -78,21 +71,15 @@ def _import(load: Callable[[], Any], what: str, module_name: str) -> Any:
         missing = error.name or str(error)
         if module_name == missing or module_name.startswith(missing + "."):
             raise exc.DriverConfigurationError(reason=f"{what}: there is no module {missing}") from error
-        raise _missing_library(missing, what) from error
+        raise missing_library(error, what) from error
     except ImportError as error:
-        raise _missing_library(error.name or exc.describe(error), what) from error
+        raise missing_library(error, what) from error
     except AttributeError as error:
         raise exc.DriverConfigurationError(reason=f"{what}: {exc.describe(error)}") from error
     except Exception as error:
         raise exc.DriverConfigurationError(
             reason=f"{what}: importing {module_name} failed: {exc.describe(error)}"
         ) from error
-
-
-def _missing_library(library: str, what: str) -> exc.MissingDriverLibrary:
-    package = PACKAGES.get(library.partition(".")[0])
-    remedy = f"install {package}" if package else "install the package that has it"
-    return exc.MissingDriverLibrary(library=f'the Python library "{library}" ({what})', remedy=remedy)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,13 @@ import logging
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from volsvc import exceptions as exc
 from volsvc import models
+from volsvc.backend_stats import checked_stats
+from volsvc.driver_libraries import missing_library
 from volsvc.drivers.base import VolumeDriver
 from volsvc.initializer import Step
 from volsvc.ports import Store
@@ -82,9 +84,9 @@ class VolumeInit:
 
     def _first_steps(self) -> list[Step[Candidate]]:
         return [
-            Step("load", self._load),
-            Step("do_setup", lambda c: c.require_driver().do_setup()),
-            Step("check_for_setup_error", lambda c: c.require_driver().check_for_setup_error()),
+            Step("load", _naming_libraries(self._load)),
+            Step("do_setup", _naming_libraries(lambda c: c.require_driver().do_setup())),
+            Step("check_for_setup_error", _naming_libraries(lambda c: c.require_driver().check_for_setup_error())),
         ]
 
     def _load(self, candidate: Candidate) -> None:
@@ -145,16 +147,13 @@ class VolumeInit:
         candidate.stats = checked_stats(candidate.require_driver().get_volume_stats())
 
 
-def checked_stats(stats: Any) -> models.BackendStats:
-    """What a driver returned as its stats; raises ``DriverError`` for anything else."""
-    if not isinstance(stats, models.BackendStats):
-        raise exc.DriverError(reason=f"get_volume_stats returned {type(stats).__name__}, not BackendStats")
-    return stats
+def _naming_libraries(run: Callable[[Candidate], None]) -> Callable[[Candidate], None]:
+    """A driver that imports a library only when it is set up is told from one that fails for another reason."""
 
+    def step(candidate: Candidate) -> None:
+        try:
+            run(candidate)
+        except ImportError as error:
+            raise missing_library(error, type(candidate.driver).__name__ if candidate.driver else "driver") from error
 
-def capabilities_of(stats: models.BackendStats, backend_name: str) -> dict[str, Any]:
-    """The capabilities to publish: the stats, the driver's extras, the backend's name."""
-    published = {key: value for key, value in asdict(stats).items() if key != "extra"} | dict(stats.extra)
-    published["volume_backend_name"] = backend_name
-    published["abilities"] = list(stats.abilities)
-    return published
+    return step
