@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.control import reinit_intent
+from volsvc.control import describe_intent, reinit_intent, reload_intent
 from volsvc.ports import Intent, Store
 from volsvc.service_words import describe_state
 
@@ -31,6 +33,37 @@ class AdminRequests:
             return "ready already"
         self._run(reinit_intent(_context(), host), timeout_s)
         return describe_state(self._find(host))
+
+    def reload(self, host: str | None, timeout_s: float) -> dict[str, str | None]:
+        """Have every daemon, or the one of ``host`` (a node or ``node@backend``), reload.
+
+        Returns the reason of each refusal by host, None where the new settings serve.  A daemon
+        serves several hosts and is asked once.
+        """
+        ended: dict[str, str | None] = {}
+        for service in self._daemons(host):
+            try:
+                self._run(reload_intent(_context(), service.host), timeout_s)
+                ended[service.host] = None
+            except exc.VolsvcError as error:
+                ended[service.host] = str(error)
+        return ended
+
+    def describe(self, host: str, salt: str, timeout_s: float) -> Mapping[str, Any]:
+        """Which settings the daemon of ``host`` runs on, secrets as digests."""
+        service = self._daemons(host)[0]
+        return self._run(describe_intent(_context(), service.host, salt), timeout_s).result
+
+    def _daemons(self, host: str | None) -> list[models.Service]:
+        """One service of each running process that ``host`` names.  Raises ``ServiceNotFound``."""
+        found: dict[str, models.Service] = {}
+        for service in self._store.list_services():
+            if service.state == "stopped" or (host and host not in (service.host, service.host.partition("@")[0])):
+                continue
+            found.setdefault(service.instance or service.host, service)
+        if not found:
+            raise exc.ServiceNotFound(f"no daemon of {host or 'any host'} is known; 'service list' shows them")
+        return list(found.values())
 
     def forget_storage(self, host: str) -> None:
         """Drop the identity of a backend's storage.  Raises ``Conflict`` while it has volumes or snapshots."""

@@ -1,4 +1,4 @@
-"""What the host's admin asks of a running daemon through the database: reinit (and, later, more).
+"""What the host's admin asks of a running daemon through the database: reinit, reload, and what it runs on.
 
 Such requests are operations on a service's row, recorded under ``control:HOST@BACKEND`` so that
 they are done while the backend itself can do nothing.  One runner serves all the backends of a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 from volsvc import exceptions as exc
 from volsvc import models
@@ -30,12 +31,40 @@ def reinit_intent(context: models.RequestContext, host: str) -> Intent:
     return Intent("service_reinit", context, host, host=control_host(host))
 
 
+def reload_intent(context: models.RequestContext, host: str) -> Intent:
+    """Ask the daemon that serves ``host@backend`` to reload, as SIGHUP would."""
+    return Intent("service_reload", context, host, host=control_host(host))
+
+
+def describe_intent(context: models.RequestContext, host: str, salt: str) -> Intent:
+    """Ask the daemon that serves ``host@backend`` which settings it runs on, secrets as digests with ``salt``."""
+    return Intent("service_describe", context, host, host=control_host(host), args={"salt": salt})
+
+
+class ProcessRequests(Protocol):
+    """What the process as a whole can be asked; ``service.VolsvcService`` answers."""
+
+    def reload_now(self) -> Mapping[str, Any]:
+        """Reload through the main loop and wait for its end; ``error`` says why it was refused."""
+
+    def describe_settings(self, salt: str) -> Mapping[str, Any]:
+        """``[group] name`` → value of every option that serves now."""
+
+
 class ControlRunner:
-    """Does what is asked of the daemon of these managers (by ``host@backend``)."""
+    """Does what is asked of the daemon of these managers (by ``host@backend``).
+
+    ``process`` is put in place before ``start``.
+    """
 
     def __init__(self, store: Store, instance: str, managers: Mapping[str, VolumeManager]) -> None:
         self._managers = managers
-        self._handlers: dict[str, Handler] = {"service_reinit": self._reinit}
+        self.process: ProcessRequests | None = None
+        self._handlers: dict[str, Handler] = {
+            "service_reinit": self._reinit,
+            "service_reload": self._reload,
+            "service_describe": self._describe,
+        }
         self._runner = OperationRunner(
             host="control",
             claim_hosts=lambda: [control_host(host) for host in list(managers)],
@@ -71,3 +100,17 @@ class ControlRunner:
         if not manager.initializer.is_ready:
             raise exc.ServiceDown(host=manager.host, reason=manager.describe())
         return Result(result={"state": str(status.state), "attempts": before.attempts})
+
+    def _reload(self, operation: models.Operation, control: OperationControl) -> Result:
+        outcome = self._require_process().reload_now()
+        if outcome.get("error"):
+            raise exc.ConfigurationError(reason=str(outcome["error"]))
+        return Result(result=outcome)
+
+    def _describe(self, operation: models.Operation, control: OperationControl) -> Result:
+        return Result(result=self._require_process().describe_settings(str(operation.args.get("salt", ""))))
+
+    def _require_process(self) -> ProcessRequests:
+        if self.process is None:
+            raise exc.OperationFailed(id="", reason="this daemon can't be asked for it")
+        return self.process

@@ -50,6 +50,9 @@ class Options(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"Options([{self.group}] {self.masked()})"
 
+    def is_secret(self, name: str) -> bool:
+        return name in self._secrets
+
     def masked(self) -> dict[str, Any]:
         """The values for printing: what was declared secret is hidden."""
         return {name: MASK if name in self._secrets and value else value for name, value in self._values.items()}

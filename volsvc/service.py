@@ -11,11 +11,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from oslo_service import service as oslo_service
 
 from volsvc import __version__, logs, sd_notify
+from volsvc.control import ProcessRequests
 from volsvc.foundations import Foundations
 from volsvc.reloader import Change, Reloader, ReloadInterrupted, ReloadReport, Tick
 from volsvc.settings import Settings
@@ -24,6 +25,7 @@ from volsvc.signals import SignalFlags
 LOG = logging.getLogger(__name__)
 
 MAIN_LOOP_INTERVAL_S = 5.0
+RELOAD_ANSWER_TIMEOUT_S = 300.0
 
 
 class Part(Protocol):
@@ -40,6 +42,9 @@ class Part(Protocol):
         """Take no new work; quick."""
 
     def stop(self, timeout_s: float) -> None: ...
+
+    def attach(self, process: ProcessRequests) -> None:
+        """Where requests to the whole process go; called once, before ``start``."""
 
     def look_for_work(self) -> None:
         """A reload has swapped something: what could not be rung for meanwhile is found now."""
@@ -83,6 +88,7 @@ class VolsvcService(oslo_service.ServiceBase):  # type: ignore[misc]
     def start(self) -> None:
         self._flags.start_deadline_thread()
         for part in self._parts:
+            part.attach(self)
             part.start()
         names = ", ".join(part.name for part in self._parts)
         LOG.info("volsvc %s serves: %s (pid %d)", __version__, names, os.getpid())
@@ -156,10 +162,18 @@ class VolsvcService(oslo_service.ServiceBase):  # type: ignore[misc]
             self._reload_done.wait_for(lambda: self._reloader.last is not before, timeout_s)
             return self._reloader.last if self._reloader.last is not before else None
 
-    @property
-    def settings(self) -> Settings:
-        """What this process runs on now."""
-        return self._reloader.current
+    def reload_now(self) -> dict[str, Any]:
+        """For ``control``: see ``ProcessRequests``."""
+        report = self.request_reload(RELOAD_ANSWER_TIMEOUT_S)
+        if report is None:
+            return {
+                "error": f"the reload has not ended within {RELOAD_ANSWER_TIMEOUT_S:.0f} s; the log says how it ends"
+            }
+        return {"error": report.error, "parts": report.parts, "options": report.options, "digest": report.digest}
+
+    def describe_settings(self, salt: str) -> dict[str, str]:
+        """For ``control``: see ``ProcessRequests``."""
+        return self._reloader.current.describe(salt)
 
 
 def parts_after_foundations(foundations: Foundations, parts: Sequence[Part]) -> list[Foundations | Part]:

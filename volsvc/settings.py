@@ -79,6 +79,20 @@ class Settings:
     def host(self) -> str:
         return str(self.service.host)
 
+    def describe(self, salt: str) -> dict[str, str]:
+        """``[group] name`` → value as text of every option; a secret is a digest that ``salt`` makes comparable."""
+        described: dict[str, str] = {}
+        for options in (self.service, self.api, self.database, self.messaging, *(b.options for b in self.backends)):
+            for name, value in options.items():
+                text = "" if value is None else str(value)
+                if options.is_secret(name) and text:
+                    text = f"(secret {hashlib.sha256(f'{salt}{text}'.encode()).hexdigest()[:8]})"
+                described[f"[{options.group}] {name}"] = text
+        for backend in self.backends:
+            for name, raw in _values_in_files(backend._conf, backend.name).items():
+                described.setdefault(f"[{backend.name}] {name}", raw[-1])
+        return described
+
     def backend(self, name: str) -> BackendSettings:
         for backend in self.backends:
             if backend.name == name:

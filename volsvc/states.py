@@ -271,6 +271,8 @@ _TABLE: tuple[Transition, ...] = (
         waits=True,
     ),
     Transition("service_reinit", _SERVICE, waits=True),
+    Transition("service_reload", _SERVICE, waits=True),
+    Transition("service_describe", _SERVICE, waits=True),
 )
 
 TRANSITIONS: dict[str, Transition] = {row.action: row for row in _TABLE}

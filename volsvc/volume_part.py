@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from volsvc import __version__
-from volsvc.control import ControlRunner
+from volsvc.control import ControlRunner, ProcessRequests
 from volsvc.driver_loader import load_driver
 from volsvc.foundations import Foundations
 from volsvc.heartbeat import Heartbeat
@@ -108,10 +108,13 @@ class VolumePart:
             retention_days=settings.service.operation_retention_days,
             on_beat=self._report_late,
         )
-        self.control = ControlRunner(foundations.store, foundations.instance, self._managers)
+        self._control = ControlRunner(foundations.store, foundations.instance, self._managers)
 
     def _wanted(self, settings: Settings) -> Sequence[BackendSettings]:
         return [settings.backend(self._only)] if self._only else settings.backends
+
+    def attach(self, process: ProcessRequests) -> None:
+        self._control.process = process
 
     # -- life ------------------------------------------------------------------------
 
@@ -122,10 +125,10 @@ class VolumePart:
         for served in self._served.values():
             served.start()
         self._heartbeat.start()
-        self.control.start()
+        self._control.start()
 
     def stop_accepting(self) -> None:
-        self.control.stop_claiming()
+        self._control.stop_claiming()
         for manager in list(self._managers.values()):
             manager.runner.stop_claiming()
 
@@ -140,7 +143,7 @@ class VolumePart:
         deadline = time.monotonic() + timeout_s
         for thread in threads:
             thread.join(max(0.1, deadline - time.monotonic()))
-        self.control.stop(1.0)
+        self._control.stop(1.0)
         self._heartbeat.stop()
         for served in self._served.values():
             served.leave()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 Command = Callable[["Settings", argparse.Namespace], int]
 
-SERVICE_COLUMNS = ("host", "status", "heartbeat", "allocated_gb", "state")
+SERVICE_COLUMNS = ("host", "status", "heartbeat", "allocated_gb", "config", "state")
 OPERATION_COLUMNS = ("id", "action", "resource_id", "state", "progress", "attempts", "created_at", "error")
 
 
@@ -66,7 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
     showing.add_argument("id")
 
     config = groups.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
-    _command(config, "check", config_check, "read the files as a daemon would and say what is wrong")
+    check = _command(config, "check", config_check, "read the files as a daemon would and say what is wrong")
+    check.add_argument("--diff", metavar="HOST", help="also what differs from what that daemon runs on now")
+    check.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="wait so long for its answer")
+
+    reload = _command(groups, "reload", reload_daemons, "have daemons read their configuration anew, as SIGHUP does")
+    reload.add_argument("host", nargs="?", metavar="HOST", help="only that node, or HOST@BACKEND (default: all)")
+    reload.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="wait so long (default 120)")
     return parser
 
 
@@ -124,6 +131,7 @@ def service_list(settings: Settings, args: argparse.Namespace) -> int:
         row = dataclasses.asdict(service)
         row["status"] = "up" if service.is_up else "down"
         row["heartbeat"] = service.heartbeat_at
+        row["config"] = service.config_digest if not service.config_error else f"refused: {service.config_error}"
         if args.format == "table":
             row["state"] = describe_state(service)
         rows.append(row)
@@ -167,6 +175,15 @@ def _operation_row(operation: models.Operation) -> dict[str, Any]:
     return row
 
 
+def reload_daemons(settings: Settings, args: argparse.Namespace) -> int:
+    from volsvc.admin import AdminRequests
+
+    ended = AdminRequests(_store(settings)).reload(args.host, args.timeout)
+    for host, refusal in ended.items():
+        print(f"{host}: {'the new settings serve' if refusal is None else f'refused: {refusal}'}")
+    return 1 if any(ended.values()) else 0
+
+
 # -- config -------------------------------------------------------------------------------------
 
 
@@ -193,7 +210,26 @@ def config_check(settings: Settings, args: argparse.Namespace) -> int:
         names = ", ".join(backend.name for backend in settings.backends)
         files = ", ".join(settings.files) or "no file, the defaults"
         print(f"the configuration is good ({files}): host {settings.host}, backends {names}")
+    if args.diff and not failed:
+        _print_differences(settings, args)
     return 1 if failed else 0
+
+
+def _print_differences(settings: Settings, args: argparse.Namespace) -> None:
+    from volsvc.admin import AdminRequests
+
+    salt = secrets.token_hex(8)
+    running = AdminRequests(_store(settings)).describe(args.diff, salt, args.timeout)
+    wanted = settings.describe(salt)
+    rows = [
+        {"option": name, "running": running.get(name), "file": wanted.get(name)}
+        for name in sorted(set(running) | set(wanted))
+        if running.get(name) != wanted.get(name)
+    ]
+    if rows:
+        tables.print_rows(rows, ("option", "running", "file"), "table")
+    else:
+        print(f"the daemon of {args.diff} runs on the same settings")
 
 
 if __name__ == "__main__":
