@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from volsvc import exceptions as exc
 from volsvc import models
@@ -182,7 +182,7 @@ class Disk(RuleBasedStateMachine):
         database = shutil.copy(self.path, self.directory.name)
         self.engine = create_engine(f"sqlite:///{database}", is_synchronous=False, pool_size=1)
         self.now = dt.datetime(2030, 1, 1)
-        self.store = SqlStore(self.engine, clock=lambda: self.now)
+        self.store = SqlStore(self.engine, clock=self.tick)
         self.instance = 1
         self.running: list[models.Operation] = []
 
@@ -192,6 +192,17 @@ class Disk(RuleBasedStateMachine):
         finally:
             self.engine.dispose()
             self.directory.cleanup()
+
+    def tick(self) -> dt.datetime:
+        # No two records are of one time, so that lists have one order and a run can be repeated.
+        self.now += dt.timedelta(microseconds=1)
+        return self.now
+
+    @initialize(multi=st.booleans())
+    def begin(self, multi: bool) -> None:
+        """Few things, so that what is asked is asked of the same ones."""
+        b.add_volume(self.store)
+        b.add_attachment(self.store, b.add_volume(self.store, is_multiattach=multi))
 
     # -- what there is ---------------------------------------------------------------------
 
@@ -218,7 +229,7 @@ class Disk(RuleBasedStateMachine):
 
     @rule(data=st.data(), multi=st.booleans())
     def create(self, data: st.DataObject, multi: bool) -> None:
-        guards = Guards(capacity=CapacityClaim(b.HOST, 1, 4))
+        guards = Guards(capacity=CapacityClaim(b.HOST, 1, 3))
         source = self.pick(data, [None, *self.volumes()])
         volume = b.volume_record(is_multiattach=multi)
         if source is None:
@@ -230,9 +241,8 @@ class Disk(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         action=st.sampled_from(
-            ["snapshot_create", "extend", "extend", "volume_delete", "cascade", "volume_force_delete"]
-            + ["attachment_create"] * 3
-            + ["attachment_reserve"]
+            ["snapshot_create", "volume_delete", "cascade", "attachment_reserve"]
+            + ["extend", "attachment_create", "volume_force_delete"] * 2
         ),
         cancel=st.booleans(),
     )
@@ -379,7 +389,7 @@ class Disk(RuleBasedStateMachine):
     @invariant()
     def nothing_is_oversold(self) -> None:
         creations = [volume for volume in self.volumes() if volume.size_gb == 1 and volume.claimed_gb == 1]
-        assert len(creations) <= 4
+        assert len(creations) <= 3
 
     def everything_ends(self) -> None:
         """Whatever has happened, a daemon that works on brings everything to rest."""
