@@ -109,8 +109,10 @@ def operation_list(client: Client, args: argparse.Namespace) -> int:
     if args.state:
         query += f"&state={args.state}"
     rows = client.call("GET", f"/operations{query}")["operations"]
-    for row in rows:
-        row["progress"] = _percent(row)
+    if args.format == "table":
+        for row in rows:
+            percent = row["progress"]["percent"]
+            row["progress"] = None if percent is None else f"{percent}%"
     tables.print_rows(rows, OPERATION_COLUMNS, args.format)
     return 0
 
@@ -133,7 +135,7 @@ def operation_watch(client: Client, args: argparse.Namespace) -> int:
     pause_s = 0.1
     while True:
         operation = _get(client, args.id)
-        line = f"{operation['action']} {operation['state']} {_bar(operation)}"
+        line = f"{operation['action']} {operation['state']} {_bar(operation)}".rstrip()
         if is_terminal:
             print(f"\r\x1b[K{line}", end="", flush=True)
         elif line != shown:
@@ -156,20 +158,14 @@ def _get(client: Client, operation_id: str) -> dict[str, Any]:
     return operation
 
 
-def _percent(operation: dict[str, Any]) -> str | None:
-    total = operation.get("progress_total") or 0
-    return f"{operation.get('progress_done', 0) * 100 // total}%" if total else None
-
-
 def _bar(operation: dict[str, Any], width: int = 30) -> str:
-    total = operation.get("progress_total") or 0
-    if operation["state"] == "done":
-        return f"[{'#' * width}] 100%"
-    if not total:
+    progress = operation["progress"]
+    percent, total = progress["percent"], progress["total_bytes"]
+    if percent is None:
         return ""
-    done = operation.get("progress_done", 0)
-    filled = width * done // total
-    return f"[{'#' * filled}{'.' * (width - filled)}] {done * 100 // total}% of {total / 1024**3:.1f} GiB"
+    filled = width * percent // 100
+    size = f" of {total / 1024**3:.1f} GiB" if total else ""
+    return f"[{'#' * filled}{'.' * (width - filled)}] {percent}%{size}"
 
 
 if __name__ == "__main__":
