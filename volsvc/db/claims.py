@@ -1,7 +1,7 @@
 """Who works on an operation: what may be claimed, the claim, its progress, and giving it back.
 
 Operations of one resource run in the order in which they were recorded, unless both only share
-it.  ``states`` says who shares; the first resource of an operation is never shared.
+it, or one doesn't stand in line (``states.Standing``).  ``states`` says who shares; the first resource of an operation is never shared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.db import endings, gate, records, schema
-from volsvc.states import TRANSITIONS, OperationState
+from volsvc.states import AHEAD, ASIDE, TRANSITIONS, OperationState
 
 _ops = schema.operations
 _mine = _ops.c
@@ -25,12 +25,27 @@ _QUEUED = str(OperationState.QUEUED)
 _RUNNING = str(OperationState.RUNNING)
 
 
+_AHEAD = tuple(sorted(AHEAD))
+_ASIDE = tuple(sorted(ASIDE))
+
+
 def _earlier_one(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    return sa.exists().where(*conditions, _earlier.c.state.in_(gate.OPEN), _earlier.c.seq < _mine.seq)
+    return sa.exists().where(
+        *conditions, _earlier.c.state.in_(gate.OPEN), _earlier.c.seq < _mine.seq, _earlier.c.action.not_in(_ASIDE)
+    )
+
+
+def _one_ahead(resource_id: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """An open operation that stands ahead, recorded whenever."""
+    return sa.exists().where(
+        _earlier.c.resource_id == resource_id, _earlier.c.state.in_(gate.OPEN), _earlier.c.action.in_(_AHEAD)
+    )
 
 
 # One look at an index each, instead of one condition with OR that no index serves.
-_IS_BLOCKED = sa.or_(
+_IN_LINE_IS_BLOCKED = sa.or_(
+    _one_ahead(_mine.resource_id),
+    _one_ahead(_mine.second_id),
     _earlier_one(_earlier.c.resource_id == _mine.resource_id),
     _earlier_one(_earlier.c.second_id == _mine.resource_id),
     _earlier_one(_earlier.c.resource_id == _mine.second_id),
@@ -39,6 +54,15 @@ _IS_BLOCKED = sa.or_(
         _mine.second_shared == sa.false(),
         _earlier_one(_earlier.c.second_id == _mine.second_id, _earlier.c.second_shared == sa.true()),
     ),
+)
+
+_IS_BLOCKED = sa.case(
+    (
+        _mine.action.in_(_AHEAD),
+        _earlier_one(_earlier.c.resource_id == _mine.resource_id, _earlier.c.action.in_(_AHEAD)),
+    ),
+    (_mine.action.in_(_ASIDE), sa.false()),
+    else_=_IN_LINE_IS_BLOCKED,
 )
 
 _BLOCKED = sa.select(sa.literal(1)).select_from(_ops).where(_mine.id == sa.bindparam("the_id"), _IS_BLOCKED)

@@ -43,8 +43,9 @@ def _default_now(element: utc_now, compiler: Any, **kw: Any) -> str:
 
 @compiles(utc_now, "postgresql")
 def _postgresql_now(element: utc_now, compiler: Any, **kw: Any) -> str:
-    # CURRENT_TIMESTAMP stands still in a transaction, which may have waited for a lock.
-    return "(clock_timestamp() AT TIME ZONE 'UTC')"
+    # CURRENT_TIMESTAMP stands still in a transaction, which may have waited for a lock; this one
+    # is the same for all rows of a statement.
+    return "(statement_timestamp() AT TIME ZONE 'UTC')"
 
 
 @compiles(utc_now, "mysql", "mariadb")

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.db import gate, guards, records, schema
-from volsvc.ports import Outcome
-from volsvc.states import TRANSITIONS, Becomes, From, OperationState, Resource
+from volsvc.db import gate, guards, records, resets, schema
+from volsvc.ports import Correction, Outcome
+from volsvc.states import TRANSITIONS, Becomes, From, OperationState, Resource, Standing
 
 _ops = schema.operations
 _o = _ops.c
@@ -71,8 +71,17 @@ def end(
     first: Mapping[str, Any] | None = None,
     second: Mapping[str, Any] | None = None,
     take_back: bool = False,
+    correction: Correction | None = None,
 ) -> models.Operation:
-    """Write the end of a locked operation and the statuses that follow; see ``gate.settle``."""
+    """Write the end of a locked operation and the statuses that follow; see ``gate.settle``.
+
+    ``correction``: what a reset that is done writes instead.
+    """
+    is_in_line = TRANSITIONS[row.action].standing is Standing.IN_LINE
+    if not is_in_line and correction is not None:
+        resource = Resource(row.resource_type)
+        first_row = gate.require_row(connection, resource, row.resource_id)
+        result = {**(result or {}), "cancelled": resets.apply(connection, resource, first_row, correction, row.id, now)}
     values: dict[str, Any] = {
         "state": state,
         "error": error,
@@ -85,7 +94,8 @@ def end(
     changed = connection.execute(WRITE, {**values, **the_row})
     if changed.rowcount != 1:
         raise exc.OperationSuperseded(id=row.id)
-    gate.settle(connection, row, state, now, first=first, second=second, take_back=take_back)
+    if is_in_line:
+        gate.settle(connection, row, state, now, first=first, second=second, take_back=take_back)
     ended: dict[str, Any] = {column.name: getattr(row, column.name) for column in records.OPERATION.columns}
     return models.Operation(**(ended | values))
 
@@ -127,6 +137,7 @@ def finish(
         result=outcome.result,
         first=outcome.first,
         second=outcome.second,
+        correction=outcome.correction,
     )
 
 

@@ -2,7 +2,7 @@
 
 Three rules make every interleaving of operations end in a true status.
 
-The newest open operation of a resource owns its status.  When an older one ends meanwhile, what
+The newest open operation in line for a resource owns its status.  When an older one ends meanwhile, what
 it would have written becomes the newer one's ``previous_status``: the row goes there if the newer
 one is taken back, and is not disturbed before.
 
@@ -27,6 +27,8 @@ import sqlalchemy as sa
 from volsvc import exceptions as exc
 from volsvc.db import records, schema
 from volsvc.states import (
+    AHEAD,
+    ASIDE,
     ATTACHMENT_DERIVED,
     OPEN_STATES,
     TRANSITIONS,
@@ -61,6 +63,7 @@ _HEIR = (
     .where(
         _ops.resource_id == sa.bindparam("the_id"),
         _ops.state.in_(OPEN),
+        _ops.action.not_in(sorted(AHEAD | ASIDE)),
         _ops.seq > sa.bindparam("the_seq"),
     )
     .order_by(_ops.seq)

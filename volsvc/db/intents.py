@@ -14,7 +14,18 @@ from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.db import gate, guards, records, schema
 from volsvc.ports import Intent
-from volsvc.states import TRANSITIONS, Becomes, Change, From, OperationState, Resource, Transition
+from volsvc.states import (
+    AHEAD,
+    ASIDE,
+    TRANSITIONS,
+    Becomes,
+    Change,
+    From,
+    OperationState,
+    Resource,
+    Standing,
+    Transition,
+)
 
 _ops = schema.operations
 
@@ -63,7 +74,8 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
 
     # A record-only operation is over as soon as it is recorded.
     phase = "success" if transition.record_only else "during"
-    if not is_of_service:
+    is_in_line = transition.standing is Standing.IN_LINE
+    if not is_of_service and is_in_line:
         _write_first(connection, intent, transition.first, first_row, getattr(transition.first, phase), now)
     if transition.second is not None:
         gate.write_second(connection, transition.second, second_row, getattr(transition.second, phase), {}, now)
@@ -75,7 +87,7 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
         resource_type=str(transition.first.resource),
         resource_id=intent.resource_id,
         state=str(OperationState.DONE if transition.record_only else OperationState.QUEUED),
-        host=None if transition.record_only else models.backend_of(intent.host or ""),
+        host=_queue_of(intent, transition),
         args=dict(intent.args),
         second_type=None if transition.second is None else str(transition.second.resource),
         second_id=second_id,
@@ -95,6 +107,15 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
     values["second_shared"] = transition.second is not None and transition.second.shared
     result = connection.execute(sa.insert(_ops), values)
     return dataclasses.replace(operation, seq=(result.inserted_primary_key or (0,))[0])
+
+
+def _queue_of(intent: Intent, transition: Transition) -> str | None:
+    """The name under which daemons look for the operation; None when there is nothing to do for them."""
+    if transition.record_only:
+        return None
+    if transition.standing is Standing.IN_LINE:
+        return models.backend_of(intent.host or "")
+    return models.express_host(intent.host or "")
 
 
 def _find_second_id(connection: sa.Connection, intent: Intent, transition: Transition) -> str | None:
@@ -154,7 +175,11 @@ def _cancel_open(connection: sa.Connection, intent: Intent, previous: str | None
     """
     query = (
         sa.select(_ops)
-        .where(_ops.c.resource_id == intent.resource_id, _ops.c.state.in_(gate.OPEN))
+        .where(
+            _ops.c.resource_id == intent.resource_id,
+            _ops.c.state.in_(gate.OPEN),
+            _ops.c.action.not_in(sorted(AHEAD | ASIDE)),
+        )
         .order_by(_ops.c.seq)
         .with_for_update()
     )

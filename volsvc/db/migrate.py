@@ -1,6 +1,7 @@
 """The schema's version: what it is, whether this program can live with it, and how to bring it up to date.
 
-Migrations only add, so a program also runs on the schema of the release after its own: a cluster
+Migrations only add, and what they add has a default in the database (a program of the release
+before doesn't write it), so a program also runs on the schema of the release after its own: a cluster
 is upgraded by one ``db sync`` first and its daemons one by one afterwards.  Revisions are numbers
 in sequence, which is how a program knows that a revision it has never heard of is the next one.
 

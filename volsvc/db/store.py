@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from volsvc import models
-from volsvc.db import claims, endings, intents, queries, records, services, volume_types
+from volsvc.db import claims, endings, intents, queries, records, resets, services, volume_types
 from volsvc.db.records import Kind
 from volsvc.db.transactions import Transactions
-from volsvc.ports import Intent, Outcome, Page, Query
+from volsvc.ports import Correction, Intent, Outcome, Page, Query, Situation
+from volsvc.states import Resource
 
 T = TypeVar("T")
 
@@ -106,6 +107,33 @@ class SqlStore:
 
     def request_cancel(self, operation_id: str) -> models.Operation:
         return self._write(lambda c: endings.request_cancel(c, operation_id, self._now()))
+
+    # -- resets ----------------------------------------------------------------------------
+
+    def look(self, resource_type: str, resource_id: str) -> Situation:
+        return self._read(lambda c: resets.look(c, Resource(resource_type), resource_id))
+
+    def list_stuck(self) -> list[Situation]:
+        return self._read(resets.list_stuck)
+
+    def correct(
+        self, intent: Intent, correction: Correction, result: Mapping[str, Any]
+    ) -> tuple[models.Operation, list[str]]:
+        ids = intents.new_ids([intent])
+        attempts = 0
+
+        def write(connection: sa.Connection) -> tuple[models.Operation, list[str]]:
+            nonlocal attempts
+            attempts += 1
+            recorded = intents.find_recorded(connection, ids) if attempts > 1 else []
+            if recorded:
+                return recorded[0], list(recorded[0].result["cancelled"])
+            return resets.correct(connection, intent, correction, result, ids[0], self._now())
+
+        return self._write(write)
+
+    def append_result(self, operation_id: str, key: str, entry: Mapping[str, Any]) -> None:
+        self._write(lambda c: resets.append_result(c, operation_id, key, entry, self._now()))
 
     def get_operation(self, operation_id: str) -> models.Operation:
         return self._read(lambda c: queries.get(c, records.OPERATION, operation_id))

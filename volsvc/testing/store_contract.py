@@ -12,7 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from volsvc.ports import Store
-from volsvc.testing.stores.gate import AttachmentContract, EndingContract, RecordingContract
+from volsvc.testing.stores.attachments import AttachmentContract
+from volsvc.testing.stores.gate import EndingContract, RecordingContract
 from volsvc.testing.stores.lists import ListContract, ServiceContract, VolumeTypeContract
 from volsvc.testing.stores.queue import ClaimContract, TakeBackContract
 from volsvc.testing.stores.races import RaceContract

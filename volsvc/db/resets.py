@@ -1,0 +1,280 @@
+"""Resets in the database: the situation they are about, the correction, and who is stuck.
+
+A correction is the one way around the table of ``states``: it writes the status that an admin named,
+ends whatever else wanted to write one, and takes the claim of those handlers away by raising their
+epoch.  All of it is one transaction, and none of it when the situation has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from volsvc import exceptions as exc
+from volsvc import models, resets
+from volsvc.db import gate, queries, records, schema
+from volsvc.ports import Correction, Intent, Situation
+from volsvc.states import (
+    AHEAD,
+    ASIDE,
+    ATTACHMENT_DERIVED,
+    TRANSITIONS,
+    AttachStatus,
+    Becomes,
+    OperationState,
+    Resource,
+    compute_attach_status,
+    compute_volume_status,
+)
+
+_ops = schema.operations
+_o = _ops.c
+_a = schema.attachments.c
+_OUT_OF_LINE = tuple(sorted(AHEAD | ASIDE))
+_CANCELLED = str(OperationState.CANCELLED)
+_DONE = str(OperationState.DONE)
+
+
+# -- looking ----------------------------------------------------------------------------------
+
+
+def look(connection: sa.Connection, resource: Resource, resource_id: str) -> Situation:
+    """Raises the resource's ``NotFound``."""
+    record = queries.get(connection, records.KIND_OF[resource], resource_id)
+    attachments: tuple[models.Attachment, ...] = ()
+    if resource is Resource.VOLUME:
+        attachments = tuple(queries.attachments_of(connection, [resource_id]).get(resource_id, ()))
+    operations = tuple(records.OPERATION.build(row) for row in _find_open(connection, resource_id))
+    return Situation(record, attachments, operations)
+
+
+def _find_open(connection: sa.Connection, resource_id: str) -> list[sa.Row[Any]]:
+    """Open operations in line that are about the resource or use it, oldest first."""
+    found: dict[str, sa.Row[Any]] = {}
+    for column in (_o.resource_id, _o.second_id):
+        query = records.OPERATION.select().where(
+            column == resource_id, _o.state.in_(gate.OPEN), _o.action.not_in(_OUT_OF_LINE)
+        )
+        found |= {row.id: row for row in connection.execute(query)}
+    return sorted(found.values(), key=lambda row: int(row.seq))
+
+
+def list_stuck(connection: sa.Connection) -> list[Situation]:
+    """Volumes and snapshots that wait for an operation which isn't there; see ``is_stuck``."""
+    volumes, snapshots = schema.volumes.c, schema.snapshots.c
+    has_attachment = sa.exists().where(_a.volume_id == volumes.id)
+    suspects = [
+        (
+            Resource.VOLUME,
+            sa.select(volumes.id).where(
+                sa.or_(
+                    volumes.status.in_(sorted(resets.GOING_ON)),
+                    volumes.status.in_(sorted(ATTACHMENT_DERIVED - {"available"})),
+                    has_attachment,
+                )
+            ),
+        ),
+        (
+            Resource.SNAPSHOT,
+            sa.select(snapshots.id).where(snapshots.status.in_(sorted(resets.SNAPSHOT_GOING_ON))),
+        ),
+    ]
+    found = []
+    for resource, query in suspects:
+        for resource_id in connection.scalars(query).all():
+            situation = look(connection, resource, resource_id)
+            if is_stuck(situation):
+                found.append(situation)
+    return found
+
+
+def is_stuck(situation: Situation) -> bool:
+    """Whether a status says that something goes on, or follows from attachments that say otherwise."""
+    if situation.open_operations:
+        return False
+    status = situation.resource.status
+    if isinstance(situation.resource, models.Snapshot):
+        return status in resets.SNAPSHOT_GOING_ON
+    if status in resets.GOING_ON:
+        return True
+    if any(is_attachment_stuck(attachment) for attachment in situation.attachments):
+        return True
+    return status in ATTACHMENT_DERIVED and status != compute_volume_status(a.status for a in situation.attachments)
+
+
+def is_attachment_stuck(attachment: models.Attachment) -> bool:
+    """One that has a connection and is 'attaching' isn't: its client has only not said that it connected."""
+    if attachment.status == AttachStatus.ATTACHING:
+        return not attachment.connection_info
+    return attachment.status == AttachStatus.DETACHING
+
+
+# -- correcting ---------------------------------------------------------------------------------
+
+
+def correct(
+    connection: sa.Connection,
+    intent: Intent,
+    correction: Correction,
+    result: Mapping[str, Any],
+    operation_id: str,
+    now: dt.datetime,
+) -> tuple[models.Operation, list[str]]:
+    """Apply a correction that needs no daemon and record it as done; see ``ports.RequestStore.correct``."""
+    resource = TRANSITIONS[intent.action].first.resource
+    row = gate.require_row(connection, resource, intent.resource_id)
+    cancelled = apply(connection, resource, row, correction, operation_id, now)
+    operation = models.Operation(
+        id=operation_id,
+        seq=0,
+        action=intent.action,
+        resource_type=str(resource),
+        resource_id=intent.resource_id,
+        state=_DONE,
+        args=dict(intent.args),
+        previous_status=row.status,
+        result={**result, "cancelled": cancelled},
+        request_id=intent.context.request_id or None,
+        user_id=intent.context.user_id,
+        project_id=intent.context.project_id,
+        created_at=now,
+        started_at=now,
+        finished_at=now,
+        updated_at=now,
+    )
+    values = records.values_of(operation, _ops)
+    del values["seq"]
+    inserted = connection.execute(sa.insert(_ops), {**values, "second_shared": False})
+    return dataclasses.replace(operation, seq=(inserted.inserted_primary_key or (0,))[0]), cancelled
+
+
+def apply(
+    connection: sa.Connection,
+    resource: Resource,
+    row: sa.Row[Any],
+    correction: Correction,
+    operation_id: str,
+    now: dt.datetime,
+) -> list[str]:
+    """Write a correction to the resource whose locked row is ``row``; returns the ids of what it cancelled.
+
+    Raises ``Conflict`` when what the correction has seen is no longer so.
+    """
+    situation = look(connection, resource, row.id)
+    if correction.seen is not None:
+        _require_unchanged(situation, correction.seen)
+    cancelled = [
+        operation
+        for operation in situation.open_operations
+        if _is_cancelled(operation, situation.resource.id, correction)
+    ]
+    for operation in cancelled:
+        _cancel(connection, operation, operation_id, now)
+    statuses = _correct_attachments(connection, situation, correction, cancelled, now)
+    values: dict[str, Any] = {**correction.columns, "updated_at": now}
+    if correction.status is not None:
+        values["status"] = correction.status
+    if resource is Resource.VOLUME:
+        values |= _volume_columns(row, correction, statuses)
+    table = schema.TABLE_OF[resource]
+    connection.execute(sa.update(table).where(table.c.id == row.id).values(values))
+    return [operation.id for operation in cancelled]
+
+
+def _require_unchanged(now: Situation, seen: Situation) -> None:
+    def outline(situation: Situation) -> tuple[object, ...]:
+        return (
+            situation.resource.status,
+            sorted((a.id, a.status, bool(a.connection_info)) for a in situation.attachments),
+            sorted(operation.id for operation in situation.open_operations),
+        )
+
+    if outline(now) != outline(seen):
+        raise exc.Conflict(
+            reason=f"{seen.resource.id} was changed by another request while it was reset; "
+            "the record was left as that request made it. Look at it, then reset it again"
+        )
+
+
+def _is_cancelled(operation: models.Operation, resource_id: str, correction: Correction) -> bool:
+    if operation.resource_id == resource_id:
+        return correction.status is not None
+    if operation.resource_type != Resource.ATTACHMENT:
+        return False  # it only reads this resource, and goes on afterwards
+    return correction.status is not None or correction.deletes_attachments or bool(correction.attachments)
+
+
+def _cancel(connection: sa.Connection, operation: models.Operation, by: str, now: dt.datetime) -> None:
+    connection.execute(
+        sa.update(_ops)
+        .where(_o.id == operation.id)
+        .values(
+            state=_CANCELLED,
+            claim_epoch=_o.claim_epoch + 1,
+            error=f"cancelled by the reset {by}",
+            error_class="OperationCancelled",
+            is_cancel_requested=True,
+            finished_at=now,
+            updated_at=now,
+        )
+    )
+
+
+def _correct_attachments(
+    connection: sa.Connection,
+    situation: Situation,
+    correction: Correction,
+    cancelled: list[models.Operation],
+    now: dt.datetime,
+) -> list[str]:
+    """Write the attachments; returns the statuses of those that are left."""
+    if correction.deletes_attachments:
+        connection.execute(sa.delete(schema.attachments).where(_a.volume_id == situation.resource.id))
+        return []
+    ends = {operation.resource_id: _end_of(operation) for operation in cancelled}
+    statuses = []
+    for attachment in situation.attachments:
+        columns = dict(correction.attachments.get(attachment.id, {}))
+        end = columns.get("status", ends.get(attachment.id, attachment.status))
+        if end is Becomes.GONE:
+            connection.execute(sa.delete(schema.attachments).where(_a.id == attachment.id))
+            continue
+        statuses.append(str(end))
+        if columns or end != attachment.status:
+            values = {**columns, "status": str(end), "updated_at": now}
+            connection.execute(sa.update(schema.attachments).where(_a.id == attachment.id).values(values))
+    return statuses
+
+
+def _end_of(operation: models.Operation) -> object:
+    """What the table makes of the resource of an operation that was begun (or not) and is cancelled."""
+    failure = TRANSITIONS[operation.action].first.failure
+    return gate.end_status(failure if operation.claim_epoch else Becomes.PREVIOUS, operation.previous_status)
+
+
+def _volume_columns(row: sa.Row[Any], correction: Correction, attach_statuses: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {"attach_status": correction.attach_status or str(compute_attach_status(attach_statuses))}
+    if correction.status is not None:
+        # A claim for a bigger size ends with the operation that it was made for.
+        values["claimed_gb"] = correction.columns.get("size_gb", row.size_gb)
+    elif row.status in ATTACHMENT_DERIVED:
+        values["status"] = str(compute_volume_status(attach_statuses))
+    if correction.migration_status is not None:
+        is_none = correction.migration_status == resets.NO_MIGRATION
+        values["migration_status"] = None if is_none else correction.migration_status
+    return values
+
+
+def append_result(
+    connection: sa.Connection, operation_id: str, key: str, entry: Mapping[str, Any], now: dt.datetime
+) -> None:
+    """Add ``entry`` to the list ``key`` of an operation's result, if the operation is still kept."""
+    row = connection.execute(sa.select(_o.result).where(_o.id == operation_id).with_for_update()).one_or_none()
+    if row is None:
+        return
+    result = {**row.result, key: [*row.result.get(key, []), dict(entry)]}
+    connection.execute(sa.update(_ops).where(_o.id == operation_id).values(result=result, updated_at=now))
