@@ -362,3 +362,15 @@ def test_the_demo_holds_every_checksum_and_leaves_nothing(short_path: pathlib.Pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything held" in done.stdout
     assert list(short_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_control_path_runs_to_its_end() -> None:
+    command = [sys.executable, str(ROOT / "bench" / "control.py"), "--quick", "--count", "3", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    wanted = {"create, answered", "create, done", "attach", "detach", "delete, done", "show", "list 100 with details"}
+    assert wanted <= {row["what"] for row in found["rows"]}
+    assert {row["threads"] for row in found["rows"]} == {1, 8}
+    assert [row["when"] for row in found["processes"]] == ["idle", "after 1 thread", "after 8 threads"]
