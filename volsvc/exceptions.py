@@ -283,6 +283,10 @@ class AlreadyRunning(VolsvcError):
     template = "{what} is already served by the process {pid}; stop that one first (its lock is {path})"
     is_recoverable = False
 
+    def __init__(self, message: str | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.pid: str = str(kwargs.get("pid", ""))
+
 
 def find_error_class(name: str) -> type[VolsvcError] | None:
     """The class of this module called ``name``, or None: used to rebuild recorded errors."""

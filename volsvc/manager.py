@@ -95,6 +95,7 @@ class VolumeManager:
         self._init = VolumeInit(host=host, store=store, load=load_blueprint, resume=self._resume)
         self._service: models.Service | None = None
         self._stats = StatsReader(host, self._generations.use)
+        self._identity: str | None = None  # of the storage that serves
         self._stats_failures = 0
         self._has_taken_back = False
         self._has_cleared_up = False
@@ -152,6 +153,7 @@ class VolumeManager:
                 "version": self._settings.version,
                 "availability_zone": self._settings.availability_zone,
                 **_row(self.initializer.status),
+                **({"backend_uuid": self._identity} if self._identity else {}),
             },
         )
 
@@ -392,6 +394,7 @@ class VolumeManager:
         return self._generations.swap(candidate.require_driver())
 
     def _write_adopted(self, candidate: Candidate) -> None:
+        self._identity = candidate.identity
         fields: dict[str, Any] = {"backend_uuid": candidate.identity}
         if candidate.stats is not None:
             fields["capabilities"] = self._capabilities(candidate.stats)

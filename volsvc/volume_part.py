@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from volsvc import __version__
+from volsvc import exceptions as exc
 from volsvc.control import ControlRunner, ProcessRequests
 from volsvc.driver_loader import load_driver
 from volsvc.foundations import Foundations
 from volsvc.heartbeat import Heartbeat
 from volsvc.manager import BlueprintLoader, ManagerSettings, VolumeManager
-from volsvc.manager_reload import prepare_backend
+from volsvc.manager_reload import BackendChange, prepare_backend
 from volsvc.operations import RunnerSettings
 from volsvc.process_lock import ProcessLock
 from volsvc.reloader import Change, ReloadReport, Tick, wait_with_ticks
@@ -202,6 +203,7 @@ class VolumePart:
                         [*numbers, *own],
                         wait,
                     ),
+                    is_new_database=bool(current.database.changed_names(new.database)),
                 )
             )
         changes.extend(_RemovedBackend(self, self._served[host]) for host in self._served if host not in wanted)
@@ -225,14 +227,19 @@ class _ServedChange:
 
     is_slow = True
 
-    def __init__(self, served: ServedBackend, backend: BackendSettings, change: Any) -> None:
+    def __init__(
+        self, served: ServedBackend, backend: BackendSettings, change: BackendChange, *, is_new_database: bool
+    ) -> None:
         self.part: str = change.part if change.candidate is not None or change.options else ""
         self.options: Sequence[str] = change.options
         self._served = served
         self._backend = backend
         self._change = change
+        self._is_new_database = is_new_database
 
     def apply(self) -> None:
+        if self._is_new_database:
+            self._served.manager.register()
         self._change.apply()
         self._served.backend = self._backend
 
@@ -251,7 +258,14 @@ class _AddedBackend:
         self.options: Sequence[str] = ["[DEFAULT] enabled_backends"]
         self._owner = part
         self._served = served
-        served.lock()
+        try:
+            served.lock()
+        except exc.AlreadyRunning as error:
+            if error.pid != str(os.getpid()):
+                raise
+            raise exc.ConfigurationError(
+                reason=f"{served.host} was removed by a reload and still finishes its operations; add it when it has ended"
+            ) from error
 
     def apply(self) -> None:
         self._owner.add(self._served)
