@@ -11,7 +11,7 @@ from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.control import describe_intent, reinit_intent, reload_intent
 from volsvc.ports import Intent, Store
-from volsvc.service_words import describe_state
+from volsvc.service_words import describe_service
 
 POLL_S = 0.1
 
@@ -32,7 +32,7 @@ class AdminRequests:
         if service.is_up:
             return "ready already"
         self._run(reinit_intent(_context(), host), timeout_s)
-        return describe_state(self._find(host))
+        return describe_service(self._find(host))
 
     def reload(self, host: str | None, timeout_s: float) -> dict[str, str | None]:
         """Have every daemon, or the one of ``host`` (a node or ``node@backend``), reload.

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from oslo_config import cfg
 
 from volsvc import exceptions as exc
+from volsvc.conf import backend as backend_conf
 from volsvc.driver_libraries import missing_library
 from volsvc.drivers.base import DriverContext, VolumeDriver
 from volsvc.options import Options
@@ -31,9 +32,6 @@ class BackendConfig(Protocol):
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def options(self) -> Options: ...
 
     @property
     def where(self) -> str: ...
@@ -131,8 +129,9 @@ def load_driver(backend: BackendConfig, *, host: str, state_path: str, runtime_p
     Raises children of ``UnrecoverableDriverError``; a wrong configuration with its file and group.
     """
     where = f"{backend.where}: [{backend.name}]"
-    driver_class = _find_driver_class(backend.options, where)
-    target_class = find_class(TARGETS, backend.options.target_helper, f"{where} target_helper")
+    options = backend.freeze(backend_conf.OPTS)
+    driver_class = _find_driver_class(options, where)
+    target_class = find_class(TARGETS, options.target_helper, f"{where} target_helper")
     return DriverBlueprint(
         backend=backend.name,
         host=host,

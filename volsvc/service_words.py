@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Protocol
 
+from volsvc import models
+
 
 class Described(Protocol):
     """What the sentence is made of: an ``InitStatus``, or a service's record."""
@@ -25,6 +27,14 @@ class Described(Protocol):
     def hanging_since(self) -> dt.datetime | None: ...
     @property
     def next_attempt_at(self) -> dt.datetime | None: ...
+
+
+def describe_service(service: models.Service, now: dt.datetime | None = None) -> str:
+    """``describe_state`` of a record, which outlives the daemon that wrote it."""
+    if service.state == "ready" and not service.is_up:
+        since = f"{service.heartbeat_at:%Y-%m-%d %H:%M:%S} UTC" if service.heartbeat_at else "its start"
+        return f"silent (no heartbeat since {since}: its daemon is gone or can't reach the database)"
+    return describe_state(service, now)
 
 
 def describe_state(status: Described, now: dt.datetime | None = None) -> str:

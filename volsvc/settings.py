@@ -213,8 +213,16 @@ def _read_backends(conf: cfg.ConfigOpts, names: Sequence[str]) -> list[BackendSe
             raise exc.ConfigurationError(
                 reason=f"{_where(conf)}: enabled_backends names {name!r}, but there is no group [{name}]"
             )
-        backends.append(BackendSettings(name, _read_backend(conf, name, backend_conf.OPTS), conf))
+        backends.append(BackendSettings(name, _read_own_options(conf, name), conf))
     return backends
+
+
+def _read_own_options(conf: cfg.ConfigOpts, name: str) -> Options:
+    """What says which driver a backend has; a wrong value is told by its ``freeze``, so that others serve."""
+    try:
+        return _read_backend(conf, name, backend_conf.OPTS)
+    except exc.ConfigurationError:
+        return Options({opt.dest: opt.default for opt in backend_conf.OPTS}, group=name)
 
 
 def _read_backend(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) -> Options:
@@ -230,6 +238,9 @@ def _read_backend(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) 
         )
         group = backend_conf.DEFAULTS_GROUP if is_inherited else name
         values[opt.dest] = _value(conf, group, opt, where)
+        if opt.required and values[opt.dest] is None:
+            meaning = f" ({opt.help})" if opt.help else ""
+            raise exc.ConfigurationError(reason=f"{where}: [{name}] {opt.name} is required and not set{meaning}")
     return Options(values, group=name, secrets=frozenset(opt.dest for opt in declared if opt.secret))
 
 

@@ -7,6 +7,7 @@ from oslo_config import cfg
 
 from volsvc import exceptions as exc
 from volsvc import settings
+from volsvc.driver_loader import load_driver
 from volsvc.drivers.file import FileDriver
 
 
@@ -109,3 +110,29 @@ def test_the_policy_file_is_beside_the_configuration_unless_its_path_is_absolute
     assert load("").policy_file == str(tmp_path / "policy.yaml")
     assert load("[oslo_policy]\npolicy_file = rules.yaml\n").policy_file == str(tmp_path / "rules.yaml")
     assert load("[oslo_policy]\npolicy_file = /rules.yaml\n").policy_file == "/rules.yaml"
+
+
+def test_a_negative_reinit_driver_count_is_refused_with_file_option_and_value(load, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(exc.ConfigurationError) as raised:
+        load("[DEFAULT]\nreinit_driver_count = -1\n")
+    for word in (str(tmp_path / "cinder.conf"), "reinit_driver_count", "-1"):
+        assert word in str(raised.value)
+
+
+def test_a_required_option_of_a_driver_that_is_not_set_is_named(load, tmp_path: pathlib.Path) -> None:
+    (backend,) = load("[DEFAULT]\nenabled_backends = a\n[a]\n").backends
+    declared = [cfg.IntOpt("acme_port", required=True, help="Port of the array.")]
+    with pytest.raises(exc.DriverConfigurationError) as raised:
+        backend.freeze(declared)
+    for word in (str(tmp_path / "cinder.conf"), "[a] acme_port is required and not set", "Port of the array."):
+        assert word in str(raised.value)
+    (backend,) = load("[DEFAULT]\nenabled_backends = a\n[backend_defaults]\nacme_port = 3\n[a]\n").backends
+    assert backend.freeze(declared).acme_port == 3
+
+
+def test_a_wrong_value_that_says_which_driver_a_backend_has_does_not_stop_the_others(load) -> None:
+    text = "[DEFAULT]\nenabled_backends = a, b\n[a]\nenable_unsupported_driver = perhaps\n[b]\n"
+    loaded = load(text)
+    with pytest.raises(exc.DriverConfigurationError, match="perhaps"):
+        load_driver(loaded.backend("a"), host="h@a", state_path="/x", runtime_path="/x")
+    assert load_driver(loaded.backend("b"), host="h@b", state_path="/x", runtime_path="/x").driver_class is FileDriver

@@ -124,7 +124,7 @@ def _store(settings: Settings) -> SqlStore:
 
 
 def service_list(settings: Settings, args: argparse.Namespace) -> int:
-    from volsvc.service_words import describe_state
+    from volsvc.service_words import describe_service
 
     rows = []
     for service in _store(settings).list_services():
@@ -133,7 +133,7 @@ def service_list(settings: Settings, args: argparse.Namespace) -> int:
         row["heartbeat"] = service.heartbeat_at
         row["config"] = service.config_digest if not service.config_error else f"refused: {service.config_error}"
         if args.format == "table":
-            row["state"] = describe_state(service)
+            row["state"] = describe_service(service)
         rows.append(row)
     tables.print_rows(rows, SERVICE_COLUMNS, args.format)
     return 0

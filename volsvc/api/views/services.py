@@ -8,6 +8,7 @@ from typing import Any
 from volsvc import models
 from volsvc.api import microversions as mv
 from volsvc.api.views.times import iso
+from volsvc.service_words import describe_service
 
 
 def is_volume_service(service: models.Service) -> bool:
@@ -24,6 +25,7 @@ def service(found: models.Service, version: int) -> dict[str, Any]:
         "state": "up" if found.is_up else "down",
         "updated_at": iso(found.heartbeat_at),
         "disabled_reason": found.disabled_reason,
+        "volsvc:init_summary": describe_service(found),
         "volsvc:init_state": found.state,
         "volsvc:init_step": found.step,
         "volsvc:init_reason": found.reason,
