@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Sequence
@@ -51,9 +53,15 @@ def read_options(config_files: Sequence[str], config_dirs: Sequence[str]) -> dic
     conf = cfg.ConfigOpts()
     oslo_log.register_options(conf)
     args = [f"--config-file={path}" for path in config_files] + [f"--config-dir={path}" for path in config_dirs]
+    said = io.StringIO()
     try:
-        conf(args=args, project=PROJECT, default_config_files=[], default_config_dirs=[])
+        # For an option that is also an argument oslo.config prints what is wrong, and exits.
+        with contextlib.redirect_stderr(said):
+            conf(args=args, project=PROJECT, default_config_files=[], default_config_dirs=[])
         values = {name: conf[name] for name in conf}
+    except SystemExit as error:
+        reason = said.getvalue().strip().splitlines()[-1:] or ["an option of the logs can't be read"]
+        raise exc.ConfigurationError(reason=f"{', '.join(config_files)}: {reason[0]}") from error
     except (cfg.Error, ValueError, OSError) as error:
         raise exc.ConfigurationError(reason=f"{', '.join(config_files)}: {exc.describe(error)}") from error
     if values.get("log_file"):

@@ -119,7 +119,7 @@ class Reloader:
             refuse_fixed(self.current, new)
             for reloadable in self._reloadables:
                 changes.extend(reloadable.prepare(new, tick))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a library that exits must not end a daemon that serves
             refusal = exc.describe(error)
             if not isinstance(error, exc.VolsvcError):
                 LOG.exception("reload %d failed", self._count)
@@ -143,8 +143,8 @@ class Reloader:
     def _refused(self, digest: str, reason: str, started: float) -> ReloadReport:
         report = self._report(digest, started, error=reason)
         LOG.error("reload %d refused, the daemon goes on with what it had: %s", report.number, reason)
-        self._notifier.error("service.reload.error", self._payload(report))
         self._tell(report)
+        self._notifier.error("service.reload.error", self._payload(report))
         return report
 
     def _applied(self, new: Settings, changes: list[Change], started: float) -> ReloadReport:
@@ -160,8 +160,8 @@ class Reloader:
             report.duration_s,
             f"{', '.join(report.parts)} ({', '.join(report.options)})" if report.parts else "nothing had changed",
         )
-        self._notifier.info("service.reload.applied", self._payload(report))
         self._tell(report)
+        self._notifier.info("service.reload.applied", self._payload(report))
         threading.Thread(
             target=self._drain, args=(changes, report), name=f"reload-drain-{report.number}", daemon=True
         ).start()

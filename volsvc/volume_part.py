@@ -264,7 +264,7 @@ class _AddedBackend:
             if error.pid != str(os.getpid()):
                 raise
             raise exc.ConfigurationError(
-                reason=f"{served.host} was removed by a reload and still finishes its operations; add it when it has ended"
+                reason=f"{served.host} was removed by a reload and still finishes its work; add it again after that"
             ) from error
 
     def apply(self) -> None:
