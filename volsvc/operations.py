@@ -132,6 +132,7 @@ class OperationRunner:
         self._interrupting = threading.Event()  # running handlers stop at their next step
         self._changed = threading.Condition()
         self._running: dict[str, models.Operation] = {}
+        self._doubtful: set[str] = set()  # claims whose answer was lost
         self._ended: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"op-{host}")
         self._dispatcher = threading.Thread(target=self._dispatch_loop, name=f"dispatch-{host}", daemon=True)
@@ -237,6 +238,7 @@ class OperationRunner:
             self._bell.wait(self._settings.sweep_interval_s)
             self._bell.clear()
             try:
+                self._settle_doubtful_claims()
                 if self._is_accepting():
                     self._dispatch()
             except exc.StoreUnavailable as error:
@@ -262,6 +264,9 @@ class OperationRunner:
             operation = None
             try:
                 operation = self._store.claim(candidate.id, self.instance)
+            except exc.StoreUnavailable:
+                self._doubtful.add(candidate.id)
+                raise
             finally:
                 if operation is None:
                     self.locks.release(holds)
@@ -272,6 +277,17 @@ class OperationRunner:
                 self._pool.submit(self._run, operation, holds)
             started = True
         return started
+
+    def _settle_doubtful_claims(self) -> None:
+        """A claim that the database has and we were not told of goes back to the queue: nobody works on it."""
+        for operation_id in sorted(self._doubtful):
+            try:
+                operation = self._store.get_operation(operation_id)
+                if operation.state == "running" and operation.instance == self.instance:
+                    self._store.release(operation, "the database went away while it was claimed")
+            except (exc.OperationNotFound, exc.OperationSuperseded):
+                LOG.debug("operation %s: somebody else has settled it", operation_id)
+            self._doubtful.discard(operation_id)
 
     def _run(self, operation: models.Operation, holds: list[Hold]) -> None:
         try:
