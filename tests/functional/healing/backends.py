@@ -13,6 +13,7 @@ from typing import Any
 
 from volsvc.db.engine import create_engine
 from volsvc.db.store import SqlStore
+from volsvc.ports import Query
 from volsvc.testing.daemon import Daemon, wait_until
 
 BIN = pathlib.Path(sys.executable).parent
@@ -112,6 +113,10 @@ class HealingDaemon(Daemon):
                 found.append(json.loads(rest[rest.index("{") : rest.rindex("}") + 1])["payload"])
         return found
 
+    def wait_log_again(self, pattern: str) -> str:
+        """Wait for words that are logged after this call."""
+        return self.wait_for_log(pattern, self.log.stat().st_size)
+
     # -- what a user sees ------------------------------------------------------------------
 
     def wait_volume(self, volume_id: str, status: str) -> Any:
@@ -122,6 +127,12 @@ class HealingDaemon(Daemon):
             return volume if volume.status == status else None
 
         return wait_until(look, f"volume {volume_id} to be {status}")
+
+    def operations_of(self, resource_id: str) -> list[dict[str, Any]]:
+        """What was asked of a resource, newest first."""
+        store = SqlStore(create_engine(f"sqlite:///{self.state}/volsvc.sqlite"))
+        found = store.list_operations(Query(filters={"resource_id": resource_id}, sort=(("seq", "desc"),)))
+        return [dataclasses.asdict(operation) for operation in found.items]
 
     def new_volume(self) -> Any:
         """One that is available."""
