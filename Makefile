@@ -12,7 +12,8 @@ help:
 	@echo "make run    the service in the foreground on the embedded default (Ctrl-C stops it)"
 	@echo "make test   install what is needed, lint, and run all the tests"
 	@echo "make quick  lint and the quick tests only"
-	@echo "make docs   the documentation, in doc/build/html"
+	@echo "make docs   the documentation, in doc/build/html, and its pages that come from the code"
+	@echo "make samples  etc/*.sample, from the code"
 
 $(VENV)/.runtime: pyproject.toml constraints.txt tools/bootstrap.sh
 	@tools/bootstrap.sh runtime
