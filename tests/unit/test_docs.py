@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_page_names_only_files_and_targets_that_exist(name: str) -> None:
     text = (ROOT / name).read_text()
     targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if line[:1].isalpha()}
     words = text.replace("``", " ").split()
-    for first, second in zip(words, words[1:], strict=False):
+    for first, second in itertools.pairwise(words):
         if first == "make" and second.isalpha() and second not in ("it", "up"):
             assert second in targets, f"{name}: there is no 'make {second}'"
     for word in words:
