@@ -20,7 +20,7 @@ from volsvc import models
 from volsvc.drivers import capacity, sparse
 from volsvc.drivers.base import DriverContext, VolumeDriver, Work
 from volsvc.drivers.directory import OpenStore, StoreDirectory, file_name
-from volsvc.drivers.storage_errors import translated
+from volsvc.drivers.storage_errors import FULL, translated
 
 LOG = logging.getLogger(__name__)
 
@@ -93,12 +93,19 @@ class FileDriver(VolumeDriver):
 
     def _probe(self, store: OpenStore) -> bool:
         """Write a file and clone it: shows a read-only file system, and whether extents can be shared."""
-        with store.part("probe-source") as source, store.part("probe-copy") as copy:
-            os.pwrite(source.fd, b"\1" * _PROBE_BYTES, 0)
-            os.fsync(source.fd)
-            can_reflink = sparse.try_reflink(source.fd, copy.fd)
-            store.delete(source.name)
-            store.delete(copy.name)
+        try:
+            with store.part("probe-source") as source, store.part("probe-copy") as copy:
+                os.pwrite(source.fd, b"\1" * _PROBE_BYTES, 0)
+                os.fsync(source.fd)
+                can_reflink = sparse.try_reflink(source.fd, copy.fd)
+                store.delete(source.name)
+                store.delete(copy.name)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            # Room is made by deleting volumes, which needs the backend.
+            LOG.warning("%s: there is no room in %s; only what needs none can be done", self.context.host, self.path)
+            return False
         return can_reflink
 
     def read_identity(self) -> str | None:
