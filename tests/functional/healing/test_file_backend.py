@@ -143,6 +143,7 @@ def test_a_full_file_system_at_the_start_is_served_so_that_room_can_be_made(smal
         user.wait_gone(doomed)
         assert daemon.services()["disk"]["losses"] == 0
         filler.unlink()
+        wait_until(lambda: daemon.services()["disk"]["capabilities"]["free_capacity_gb"], "the room to be published")
         user.wait_volume(daemon.cinder().volumes.create(1).id)
         assert daemon.stop() == 0
 
