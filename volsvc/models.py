@@ -133,6 +133,20 @@ class BackendStats:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageView:
+    """What the storage says of a volume or a snapshot, whatever the records say.
+
+    ``exports`` are the ids of the attachments whose clients may connect; ``clients`` the addresses of
+    those that are connected, as the target knows them, None when it can't tell.
+    """
+
+    exists: bool
+    size_bytes: int | None = None
+    exports: tuple[str, ...] = ()
+    clients: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A daemon's backend (``host@backend``) or a daemon (``host``) as the database knows it.
 
@@ -226,6 +240,14 @@ class RequestContext:
     request_id: str = ""
 
 
+_EXPRESS = "express:"
+
+
 def backend_of(host: str) -> str:
-    """``host@backend`` of a volume's ``host@backend#pool``."""
-    return host.partition("#")[0]
+    """``host@backend`` of a volume's ``host@backend#pool``, or of the name that ``express_host`` gave."""
+    return host.partition("#")[0].removeprefix(_EXPRESS)
+
+
+def express_host(host: str) -> str:
+    """The name under which a backend's operations are recorded that don't wait in its queue."""
+    return _EXPRESS + backend_of(host)

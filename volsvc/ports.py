@@ -83,6 +83,38 @@ class Outcome:
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     error_class: str | None = None
+    correction: Correction | None = None  # of a reset that is done
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything that a reset is about, read at one instant.
+
+    ``open_operations``: those in line of the resource itself, and for a volume of its attachments
+    and those that read it, oldest first.
+    """
+
+    resource: models.Volume | models.Snapshot
+    attachments: tuple[models.Attachment, ...] = ()
+    open_operations: tuple[models.Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a reset writes, all of it or nothing.
+
+    A None leaves that column alone; ``migration_status`` "none" clears it.  ``attachments``: further
+    columns by attachment id (``status`` among them).  The resource's own open operations, and those of
+    its attachments, are cancelled.  ``seen``: write only if nothing of this has changed since.
+    """
+
+    status: str | None = None
+    attach_status: str | None = None
+    migration_status: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    deletes_attachments: bool = False
+    attachments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seen: Situation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +185,21 @@ class RequestStore(Protocol):
     def update_service(self, service_id: int, changes: Mapping[str, Any]) -> models.Service:
         """Write is_disabled and disabled_reason."""
 
+    def look(self, resource_type: str, resource_id: str) -> Situation:
+        """A volume or a snapshot with all that a reset has to know.  Raises its ``NotFound``."""
+
+    def correct(
+        self, intent: Intent, correction: Correction, result: Mapping[str, Any]
+    ) -> tuple[models.Operation, list[str]]:
+        """Write a reset that needs no daemon, and its operation as done; returns it and what it cancelled.
+
+        Running operations that it cancels find themselves superseded.  Raises ``NotFound``, and ``Conflict``
+        when ``seen`` doesn't hold any more.
+        """
+
+    def list_stuck(self) -> list[Situation]:
+        """Volumes and snapshots whose status says that something goes on, and nothing does."""
+
     def get_operation(self, operation_id: str) -> models.Operation: ...
     def list_operations(self, query: Query) -> Page[models.Operation]: ...
     def request_cancel(self, operation_id: str) -> models.Operation:
@@ -169,6 +216,10 @@ class WorkStore(Protocol):
     def get_snapshot(self, snapshot_id: str) -> models.Snapshot: ...
     def get_attachment(self, attachment_id: str) -> models.Attachment: ...
     def attachments_of(self, volume_ids: Sequence[str]) -> dict[str, list[models.Attachment]]: ...
+    def look(self, resource_type: str, resource_id: str) -> Situation: ...
+    def append_result(self, operation_id: str, key: str, entry: Mapping[str, Any]) -> None:
+        """Add to a list in the result of an operation that has ended: what came to light too late for it."""
+
     def volumes_on(self, host: str) -> list[models.Volume]:
         """Every volume whose backend is ``host@backend``."""
 

@@ -99,6 +99,14 @@ class Becomes(enum.Enum):
     GONE = "the row is deleted"
 
 
+class Standing(enum.Enum):
+    """How an operation stands to the other open ones of the resource it is about."""
+
+    IN_LINE = "it waits for those before it, and those after it wait for it"
+    AHEAD = "it waits only for others that stand ahead; everything else of the resource waits for it"
+    ASIDE = "it waits for nobody and nobody waits for it"
+
+
 class From(enum.Enum):
     """Where a row of the table may start when that is not a set of statuses."""
 
@@ -136,6 +144,8 @@ class Transition:
     ``waits``: the request that asks for it answers with its result.
     ``record_only``: the storage has nothing to do, so the store does it in one transaction
     and no daemon is needed.
+    ``standing``: one that isn't in line owns no status: it is no heir to one, changes none when it is
+    recorded or fails, and is claimed past the queue (``models.express_host``).
     """
 
     action: str
@@ -143,6 +153,7 @@ class Transition:
     second: Change | None = None
     waits: bool = False
     record_only: bool = False
+    standing: Standing = Standing.IN_LINE
 
 
 def _of(*statuses: str) -> frozenset[str]:
@@ -160,6 +171,9 @@ _SOURCE_SNAPSHOT = Change(
 _PARENT_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED, shared=True)
 # What is asked of a daemon: its row has no status of this kind, the operation is all there is.
 _SERVICE = Change(Resource.SERVICE, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED)
+# A reset's statuses are not in this table but in the one of ``resets``.
+_ANY_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED)
+_ANY_SNAPSHOT = Change(Resource.SNAPSHOT, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED)
 _NEW_VOLUME = Change(Resource.VOLUME, From.NEW, V.CREATING, V.AVAILABLE, V.ERROR)
 _ATTACHED_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.COMPUTED, Becomes.COMPUTED, Becomes.COMPUTED)
 
@@ -270,12 +284,17 @@ _TABLE: tuple[Transition, ...] = (
         _ATTACHED_VOLUME,
         waits=True,
     ),
+    Transition("volume_reset", _ANY_VOLUME, waits=True, standing=Standing.AHEAD),
+    Transition("snapshot_reset", _ANY_SNAPSHOT, waits=True, standing=Standing.AHEAD),
+    Transition("volume_inspect", _ANY_VOLUME, waits=True, standing=Standing.ASIDE),
     Transition("service_reinit", _SERVICE, waits=True),
     Transition("service_reload", _SERVICE, waits=True),
     Transition("service_describe", _SERVICE, waits=True),
 )
 
 TRANSITIONS: dict[str, Transition] = {row.action: row for row in _TABLE}
+AHEAD = frozenset(row.action for row in _TABLE if row.standing is Standing.AHEAD)
+ASIDE = frozenset(row.action for row in _TABLE if row.standing is Standing.ASIDE)
 
 # A volume's status while attachments decide it, by the attachment that weighs most.
 # An attachment in error_detaching may still be connected, so the volume counts as in use.

@@ -30,6 +30,7 @@ from volsvc.states import (
     From,
     Resource,
     SnapshotStatus,
+    Standing,
     VolumeStatus,
     compute_attach_status,
     compute_volume_status,
@@ -41,7 +42,11 @@ WORDS: dict[Resource, list[str]] = {
     Resource.SNAPSHOT: [str(status) for status in SnapshotStatus],
     Resource.ATTACHMENT: [str(status) for status in AttachStatus],
 }
-WITH_STATUS = [action for action, row in TRANSITIONS.items() if row.first.resource is not Resource.SERVICE]
+WITH_STATUS = [
+    action
+    for action, row in TRANSITIONS.items()
+    if row.first.resource is not Resource.SERVICE and row.standing is Standing.IN_LINE
+]
 ENDS = ("done", "failed", "cancelled")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from volsvc import states
-from volsvc.states import TRANSITIONS, AttachStatus, Becomes, From, Resource, SnapshotStatus, VolumeStatus
+from volsvc.states import TRANSITIONS, AttachStatus, Becomes, From, Resource, SnapshotStatus, Standing, VolumeStatus
 
 WORDS = {
     Resource.VOLUME: set(VolumeStatus),
@@ -53,7 +53,20 @@ STATUSES = {
     "attachment_disconnect": ("detaching", Becomes.GONE, "error_detaching"),
 }
 
-WITH_STATUS = {action: row for action, row in TRANSITIONS.items() if row.first.resource is not Resource.SERVICE}
+WITH_STATUS = {
+    action: row
+    for action, row in TRANSITIONS.items()
+    if row.first.resource is not Resource.SERVICE and row.standing is Standing.IN_LINE
+}
+
+
+@pytest.mark.parametrize("action", sorted(states.AHEAD | states.ASIDE))
+def test_what_is_out_of_line_may_be_asked_for_always_and_writes_no_status_by_this_table(action: str) -> None:
+    row = TRANSITIONS[action]
+    assert row.first.sources is From.ANY
+    assert (row.first.during, row.first.success, row.first.failure) == (Becomes.UNCHANGED,) * 3
+    assert row.second is None
+    assert not row.record_only
 
 
 def test_every_action_is_written_out_here() -> None:

@@ -1,7 +1,8 @@
 """Who works on an operation: what may be claimed, the claim, its progress, and giving it back.
 
 Operations of one resource run in the order in which they were recorded, unless both only share
-it, or one doesn't stand in line (``states.Standing``).  ``states`` says who shares; the first resource of an operation is never shared.
+it, or one doesn't stand in line.  ``states`` says who shares and how each stands; the first resource
+of an operation is never shared.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def _volume_columns(row: sa.Row[Any], correction: Correction, attach_statuses: l
     if correction.status is not None:
         # A claim for a bigger size ends with the operation that it was made for.
         values["claimed_gb"] = correction.columns.get("size_gb", row.size_gb)
-    elif row.status in ATTACHMENT_DERIVED:
+    elif (correction.deletes_attachments or correction.attachments) and row.status in ATTACHMENT_DERIVED:
         values["status"] = str(compute_volume_status(attach_statuses))
     if correction.migration_status is not None:
         is_none = correction.migration_status == resets.NO_MIGRATION
