@@ -11,6 +11,7 @@ changing an option of the file backend.  Prints one table; ends by itself.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import json
 import os
@@ -50,6 +51,7 @@ class Load:
     created: list[str] = field(default_factory=list)
     writes: int = 0
     write_errors: list[str] = field(default_factory=list)
+    errors: collections.Counter[str] = field(default_factory=collections.Counter)
     threads: list[threading.Thread] = field(default_factory=list)
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -67,8 +69,10 @@ class Load:
                 answer = json.loads(text) if text else None
         except urllib.error.HTTPError as error:
             status = error.code
-        except OSError:
+            self.errors[error.read().decode(errors="replace")[:300]] += 1
+        except OSError as error:
             status = -1
+            self.errors[str(error)] += 1
         self.requests.append(Request(started, time.monotonic() - started, status))
         return status, answer
 
@@ -181,7 +185,7 @@ def run(reloads: int, rate: float, slow: int, pause_s: float) -> None:
         calm_to = time.monotonic()
         times, windows = [], []
         for number in range(1, reloads + 1):
-            groups["disk"]["reserved_percentage"] = number % 50
+            groups["disk"]["reserved_percentage"] = number % 5
             configure(daemon, groups, slow)
             begun = time.monotonic()
             times.append(reload_once(daemon))
@@ -228,6 +232,8 @@ def report(
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name.ljust(width)}  {value}")
+    for error, count in load.errors.most_common(5):
+        print(f"{count} times: {error}")
 
 
 def usage(pid: int) -> tuple[float, int, int]:
@@ -247,7 +253,7 @@ def soak(count: int, rate: float, slow: int) -> None:
             if number % max(1, count // 10) == 0:
                 rss, threads, files = usage(daemon.pid)
                 print(f"{number:7d}   {rss:7.1f}   {threads:7d}   {files:5d}", flush=True)
-            groups["disk"]["reserved_percentage"] = number % 50
+            groups["disk"]["reserved_percentage"] = number % 5
             configure(daemon, groups, slow)
             reload_once(daemon)
         load.end()
@@ -255,6 +261,8 @@ def soak(count: int, rate: float, slow: int) -> None:
         bad = [r.status for r in load.requests if not 200 <= r.status < 300]
         print(f"{len(load.requests)} requests, {len(bad)} not 2xx; {len(load.created)} operations, {lost} not done; ")
         print(f"{load.writes} writes of the attached client, {len(load.write_errors)} errors")
+        for error, count in load.errors.most_common(5):
+            print(f"{count} times: {error}")
 
 
 def main() -> int:
