@@ -312,7 +312,7 @@ def test_a_superseded_handler_stops_at_its_next_step_and_writes_nothing(bench: B
 def test_a_superseded_handler_that_returns_writes_nothing_and_held_its_volume_until_then(bench: Bench) -> None:
     gate = Gate()
     operation = bench.create()
-    runner = bench.runner(gate)
+    bench.runner(gate)
     wait_until(lambda: gate.entered, "the handler to begin", DEADLINE_S)
     bench.store.take_back(b.HOST, "a-newer-instance", 0)
     wait_until(lambda: not gate.controls[0].is_current(), "the claim to be lost", DEADLINE_S)

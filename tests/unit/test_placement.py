@@ -48,7 +48,7 @@ def test_a_backend_that_is_down_or_disabled_gets_nothing_new() -> None:
 
 def test_thin_promises_are_limited_by_the_ratio() -> None:
     assert hosts([service("a", allocated_gb=150)], size_gb=50)
-    with pytest.raises(exc.CapacityExceeded, match="150 GiB of 200.0 GiB"):
+    with pytest.raises(exc.CapacityExceeded, match=r"150 GiB of 200\.0 GiB"):
         hosts([service("a", allocated_gb=150)], size_gb=51)
 
 
