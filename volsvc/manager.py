@@ -317,10 +317,12 @@ class VolumeManager:
                 self.publish_service_capabilities()
             except BaseException:
                 LOG.exception("%s: publishing failed; it is tried again at the next interval", self.host)
-            # A tenth of jitter keeps a fleet's daemons from asking one storage in step.
-            pause_s = self._settings.publish_interval_s * random.uniform(0.9, 1.0)  # noqa: S311
-            self._wake.wait(pause_s)
+            self._wake.wait(self._pause_s())
             self._wake.clear()
+
+    def _pause_s(self) -> float:
+        """Until the next publish: a tenth of jitter keeps a fleet's daemons from asking one storage in step."""
+        return self._settings.publish_interval_s * random.uniform(0.9, 1.0)  # noqa: S311
 
     def publish_service_capabilities(self) -> None:
         """Ready: read the stats and publish.  Not ready but recoverable: initialise again.  Else: skip."""
