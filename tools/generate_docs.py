@@ -41,8 +41,8 @@ the option; :doc:`/departures` lists the defaults that differ. A backend's optio
 group that ``enabled_backends`` names; ``[backend_defaults]`` gives what that group doesn't set.
 
 "Reload" says whether the change of an option takes part in a reload of the configuration:
-"yes", "no", or to what it applies; "-" where the option's help says nothing. What a SIGHUP does
-today is in :doc:`/admin-operate`.
+"yes", "no", or to what it applies; "-" where the option's help says nothing. How a
+reload works is in :doc:`/admin-reload`.
 """
 
 

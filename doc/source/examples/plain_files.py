@@ -134,7 +134,21 @@ class PlainFilesDriver(VolumeDriver):
     def terminate_connection(self, volume: models.Volume, attachment: models.Attachment) -> None:
         self.target.disconnect(volume, attachment)
 
-    detach_volume = terminate_connection
+    def detach_volume(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        self.target.sever(volume, attachment)
+
+    def inspect_volume(self, volume: models.Volume) -> models.StorageView:
+        name = file_name("volume", volume.id)
+        with self._directory.opened(f"look at {name}") as store:
+            size_bytes = store.size_of(name)
+        exports, clients = self.target.inspect(volume, os.path.join(self._directory.path, name))
+        return models.StorageView(size_bytes is not None, size_bytes, exports, clients)
+
+    def inspect_snapshot(self, snapshot: models.Snapshot) -> models.StorageView:
+        name = file_name("snapshot", snapshot.id)
+        with self._directory.opened(f"look at {name}") as store:
+            size_bytes = store.size_of(name)
+        return models.StorageView(size_bytes is not None, size_bytes)
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
         self.target.ensure(volume, self._path(volume), attachments)
