@@ -389,3 +389,23 @@ def test_a_detach_that_fails_keeps_the_volume_in_use_and_may_be_repeated(backend
     assert backend.store.get_volume(volume.id).status == "in-use"
     backend.do(b.intent("attachment_disconnect", attachment.id))
     assert backend.store.get_volume(volume.id).status == "available"
+
+
+def test_a_backend_that_goes_away_within_a_connect_has_it_done_again_and_nothing_undone(backend: Backend) -> None:
+    backend.serve()
+    volume = backend.volume()
+    backend.script.set("initialize_connection", fail=1, when="after", error="BackendUnavailable")
+    wanted = b.attach_intent(volume)
+    backend.do(wanted)
+    assert backend.script.calls("terminate_connection") == 0
+    FakeClient(backend.store.get_attachment(wanted.resource_id).connection_info["data"]).write(0, b"served")
+
+
+def test_a_start_exports_nothing_for_what_is_only_reserved(backend: Backend) -> None:
+    backend.serve()
+    volume = backend.volume()
+    backend.store.submit(b.attach_intent(volume, action="attachment_reserve"))
+    backend.managers[-1].stop(DEADLINE_S)
+    backend.serve()
+    assert backend.exports == {}
+    assert backend.store.get_volume(volume.id).status == "reserved"
