@@ -42,3 +42,15 @@ def test_the_sample_does_not_name_the_machine_it_was_made_on() -> None:
     sample = (ROOT / "etc" / "cinder.conf.sample").read_text()
     assert "#host = the machine's name" in sample
     assert "#state_path = /var/lib/volsvc for root, else ~/.volsvc/state" in sample
+
+
+def test_the_help_of_each_option_says_whether_a_reload_applies_it() -> None:
+    from volsvc.conf.opts import list_opts
+
+    silent = [
+        f"[{group}] {option.name}"
+        for group, options in list_opts()
+        for option in options
+        if "A reload" not in (option.help or "") and option.name != "volume_name_template"
+    ]
+    assert not silent, f"say 'A reload applies it.' or 'A reload can't change it.' in the help of {silent}"

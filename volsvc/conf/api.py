@@ -80,7 +80,7 @@ OPTS = [
         "http_basic_auth_user_file",
         default="/etc/volsvc/htpasswd",
         help="File with lines USER:HASH (htpasswd -nbB USER PASSWORD writes one; bcrypt only), for auth_strategy = "
-        "http_basic. It is read again when it changes.",
+        "http_basic. It is read again when it changes. A reload applies it.",
     ),
     cfg.ListOpt(
         "http_basic_admin_users",
@@ -95,6 +95,6 @@ POLICY_OPTS = [
         "policy_file",
         default="policy.yaml",
         help="File with rules that differ from the built-in ones, beside the configuration file unless the path is "
-        "absolute; it may be missing. It is read again when it changes.",
+        "absolute; it may be missing. It is read again when it changes. A reload applies it.",
     ),
 ]

@@ -30,7 +30,7 @@ OPTS = [
         "enabled_backends",
         default=["file"],
         help="Names of the groups that configure the backends to serve. The name 'file' without a group of its own is "
-        "the file driver with its defaults.",
+        "the file driver with its defaults. A reload applies it.",
     ),
     cfg.IntOpt(
         "report_interval",
@@ -71,7 +71,8 @@ OPTS = [
         "graceful_shutdown_timeout",
         default=60,
         min=1,
-        help="Seconds that SIGTERM leaves to running operations; what is not done by then goes on at the next start.",
+        help="Seconds that SIGTERM leaves to running operations; what is not done by then goes on at the next start. "
+        "A reload applies it.",
     ),
     cfg.IntOpt(
         "operation_workers",
@@ -133,6 +134,6 @@ OPTS = [
         sample_default="unix://$runtime_path/rpc",
         secret=True,
         help="Where the daemons reach each other: unix:// and a directory on one machine, rabbit://USER:PASSWORD@HOST/ "
-        "for many.",
+        "for many. A reload applies it.",
     ),
 ]
