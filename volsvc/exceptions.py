@@ -7,7 +7,10 @@ Nothing of ours is imported here, so that every layer may raise these.
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_USER_AND_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/@\s]+@")
 
 
 class VolsvcError(Exception):
@@ -297,8 +300,18 @@ def find_error_class(name: str) -> type[VolsvcError] | None:
 
 
 def describe(error: BaseException) -> str:
-    """One line for an operator: the error's own words, or its type when it has none."""
-    text = " ".join(str(error).split())
+    """One line for an operator: the error's own words without passwords, or its type when it has none.
+
+    Drivers hand on what their storage says, and that now and then has the request in it.
+    """
+    text = _without_passwords(" ".join(str(error).split()))
     if isinstance(error, VolsvcError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _without_passwords(text: str) -> str:
+    from oslo_utils import strutils
+
+    masked: str = strutils.mask_password(text)
+    return _USER_AND_PASSWORD.sub(r"\1:***@", masked)

@@ -22,6 +22,7 @@ def test_each_attempt_sends_one_with_backend_step_reason_and_number(start: Start
         ("node@one", "one", "do_setup", number) for number in (1, 2, 3)
     ]
     assert all("no answer" in e["reason"] for e in errors)
+    assert "hunter2" not in daemon.words()
     ends = {e["backend"]: e for e in daemon.notifications(END)}
     assert {name: (e["step"], e["reason"], e["attempt"]) for name, e in ends.items()} == {
         "one": (None, None, 4),
