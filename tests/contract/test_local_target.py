@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +39,34 @@ class TestLocalTarget(TargetContract):
         assert _path(info) == str(subject.path)
         with pytest.raises(exc.AbilityMissing, match="nbd target"):
             subject.target.copy_point_in_time(subject.volume, str(subject.path) + ".copy", NoWork())
+
+    def test_a_client_that_holds_the_file_is_named_instead_of_pretended_away(self, subject: Subject) -> None:
+        attachment, info = subject.attach()
+        holder = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import sys; f = open(sys.argv[1]); print(flush=True); sys.stdin.read()",
+                _path(info),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            exports, clients = subject.target.inspect(subject.volume, str(subject.path))
+            assert exports == (attachment.id,)
+            assert clients is not None
+            assert len(clients) == 1
+            assert str(holder.pid) in clients[0]
+            with pytest.raises(exc.DriverError, match=str(holder.pid)):
+                subject.target.sever(subject.volume, attachment)
+            assert subject.target.is_exporting(subject.volume)
+        finally:
+            holder.communicate()
+        subject.target.sever(subject.volume, attachment)
+        assert subject.target.inspect(subject.volume, str(subject.path)) == ((), ())
 
 
 def _path(info: Mapping[str, Any]) -> str:

@@ -69,7 +69,32 @@ def target(harness: NbdHarness) -> Iterator[NbdTarget]:
 
 
 class TestNbdTarget(TargetContract):
-    pass
+    def test_a_hanging_exporter_is_killed_to_sever_its_clients(
+        self, harness: NbdHarness, subject: Subject, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(qsd, "MONITOR_TIMEOUT_S", 0.2)
+        attachment, info = subject.attach()
+        client = open_connection(info)
+        client.write(0, b"x" * 4096)
+        client.flush()
+        pid = harness.exporter(subject.volume).pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        subject.target.sever(subject.volume, attachment)
+        assert is_cut(client)
+        assert not harness.exporter(subject.volume).is_alive
+        client.close()
+
+    def test_connected_clients_are_named_by_their_process(self, subject: Subject) -> None:
+        _, info = subject.attach()
+        assert subject.target.inspect(subject.volume, str(subject.path))[1] == ()
+        first, second = open_connection(info), open_connection(info)
+        name = pathlib.Path("/proc/self/comm").read_text().strip()
+        expected = f"unix:pid {os.getpid()} ({name})"
+        assert subject.target.inspect(subject.volume, str(subject.path))[1] == (expected, expected)
+        first.close()
+        wait_until(lambda: subject.target.inspect(subject.volume, str(subject.path))[1] == (expected,))
+        second.close()
 
 
 class TestNbdTargetCopies(PointInTimeContract):

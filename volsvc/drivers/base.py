@@ -164,7 +164,23 @@ class VolumeDriver:
         raise NotImplementedError
 
     def detach_volume(self, volume: models.Volume, attachment: models.Attachment) -> None:
-        """Sever a connection whatever its client thinks of it; used by reset."""
+        """Sever a connection whatever its client thinks of it; used by reset.
+
+        When it returns, the client's next request fails and nobody can connect so again.  Raise when
+        that isn't certain; a driver that can't do it at all leaves ``NotImplementedError``.
+        """
+        raise NotImplementedError
+
+    def inspect_volume(self, volume: models.Volume) -> models.StorageView:
+        """What the storage says of a volume now; changes nothing.
+
+        A driver that can't say leaves ``NotImplementedError``; anything else that is raised means
+        that the storage can't be asked.
+        """
+        raise NotImplementedError
+
+    def inspect_snapshot(self, snapshot: models.Snapshot) -> models.StorageView:
+        """The same of a snapshot."""
         raise NotImplementedError
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:

@@ -86,6 +86,14 @@ class OpenStore:
         self.sync()
         return True
 
+    def size_of(self, name: str) -> int | None:
+        """The size of a regular file in bytes, None when there is none of that name."""
+        try:
+            found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
     @contextlib.contextmanager
     def opened(self, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:
         """A descriptor of an existing regular file, links not followed."""

@@ -6,6 +6,7 @@ daemons are tested with it, and does wrong exactly what its script says (``fake_
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -173,7 +174,24 @@ class FakeDriver(VolumeDriver):
 
     def detach_volume(self, volume: models.Volume, attachment: models.Attachment) -> None:
         with self.script.applied("detach_volume"):
-            self.target.disconnect(volume, attachment)
+            self.target.sever(volume, attachment)
+
+    def inspect_volume(self, volume: models.Volume) -> models.StorageView:
+        with self.script.applied("inspect_volume"):
+            view = self._inspect(file_name("volume", volume.id))
+            if self.target is None:
+                return view
+            exports, clients = self.target.inspect(volume, file_name("volume", volume.id))
+            return dataclasses.replace(view, exports=exports, clients=clients)
+
+    def inspect_snapshot(self, snapshot: models.Snapshot) -> models.StorageView:
+        with self.script.applied("inspect_snapshot"):
+            return self._inspect(file_name("snapshot", snapshot.id))
+
+    def _inspect(self, name: str) -> models.StorageView:
+        with self._files() as files:
+            found = files.get(name)
+        return models.StorageView(exists=found is not None, size_bytes=found["size"] if found else None)
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
         with self.script.applied("ensure_export"):

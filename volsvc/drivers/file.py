@@ -8,6 +8,7 @@ in time.  How clients reach a volume is the target's business.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -245,7 +246,22 @@ class FileDriver(VolumeDriver):
         self.target.disconnect(volume, attachment)
 
     def detach_volume(self, volume: models.Volume, attachment: models.Attachment) -> None:
-        self.target.disconnect(volume, attachment)
+        self.target.sever(volume, attachment)
+
+    def inspect_volume(self, volume: models.Volume) -> models.StorageView:
+        view = self._inspect(file_name("volume", volume.id))
+        if self.target is None:
+            return view
+        exports, clients = self.target.inspect(volume, os.path.join(self.path, file_name("volume", volume.id)))
+        return dataclasses.replace(view, exports=exports, clients=clients)
+
+    def inspect_snapshot(self, snapshot: models.Snapshot) -> models.StorageView:
+        return self._inspect(file_name("snapshot", snapshot.id))
+
+    def _inspect(self, name: str) -> models.StorageView:
+        with self._directory.opened(f"look at {name}") as store:
+            size_bytes = store.size_of(name)
+        return models.StorageView(exists=size_bytes is not None, size_bytes=size_bytes)
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
         self.target.ensure(volume, self._existing_path(volume), attachments)

@@ -54,6 +54,20 @@ class BaseTarget:
         """Cut this attachment's clients and end the exporter with the last one.  Repeatable."""
         raise NotImplementedError
 
+    def sever(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        """Cut this attachment's clients for good, also when they or the exporter don't answer.  Repeatable.
+
+        Raises when it isn't certain that they are cut; used by reset.
+        """
+        raise NotImplementedError
+
+    def inspect(self, volume: models.Volume, path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+        """Ids of the attachments that are exported, and addresses of connected clients (None: can't tell).
+
+        ``path``: the image, exported or not.  Changes nothing.
+        """
+        raise NotImplementedError
+
     def ensure(self, volume: models.Volume, path: str, attachments: Sequence[models.Attachment]) -> None:
         """Adopt or restart the exporter so that exactly these attachments are served."""
         raise NotImplementedError

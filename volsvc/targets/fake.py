@@ -54,6 +54,15 @@ class FakeTarget(BaseTarget):
             if not attachments:
                 state["exports"].pop(volume.id, None)
 
+    def sever(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        with self.script.applied("target.sever"):
+            self.disconnect(volume, attachment)
+
+    def inspect(self, volume: models.Volume, path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+        with self.script.applied("target.inspect"), self.store.transaction() as state:
+            export = state["exports"].get(volume.id, {})
+            return tuple(sorted(export.get("attachments", {}))), tuple(export.get("clients", ()))
+
     def ensure(self, volume: models.Volume, path: str, attachments: Sequence[models.Attachment]) -> None:
         with self.script.applied("target.ensure"), self.store.transaction() as state:
             state["exports"].pop(volume.id, None)

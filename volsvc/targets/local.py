@@ -17,6 +17,7 @@ from typing import Any
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.drivers.base import Work
+from volsvc.targets import clients
 from volsvc.targets.base import BaseTarget, TargetContext
 
 
@@ -37,7 +38,8 @@ class LocalTarget(BaseTarget):
     def connect(self, volume: models.Volume, path: str, attachment: models.Attachment) -> Mapping[str, Any]:
         with self._noting():
             os.makedirs(self._note(volume.id), mode=0o700, exist_ok=True)
-            os.close(os.open(self._note(volume.id, attachment.id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with open(self._note(volume.id, attachment.id), "w") as note:
+                note.write(path)
         return {
             "driver_volume_type": "local",
             "data": {"device_path": path, "access_mode": "ro" if attachment.is_read_only else "rw"},
@@ -49,6 +51,25 @@ class LocalTarget(BaseTarget):
                 os.unlink(self._note(volume.id, attachment.id))
             with contextlib.suppress(OSError):
                 os.rmdir(self._note(volume.id))
+
+    def sever(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        """Nothing stands between a client and the file, so one that still has it open is told of, not cut."""
+        with self._noting(), contextlib.suppress(FileNotFoundError):
+            with open(self._note(volume.id, attachment.id)) as note:
+                path = note.read()
+            if found := clients.of_file(path):
+                raise exc.DriverError(
+                    reason=f"volume {volume.id} can't be taken away from {', '.join(found)}: the local target has "
+                    "nothing between a client and the file. End that process, then ask again"
+                )
+        self.disconnect(volume, attachment)
+
+    def inspect(self, volume: models.Volume, path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+        try:
+            exported = tuple(sorted(os.listdir(self._note(volume.id))))
+        except FileNotFoundError:
+            exported = ()
+        return exported, clients.of_file(path)
 
     def ensure(self, volume: models.Volume, path: str, attachments: Sequence[models.Attachment]) -> None:
         self.remove(volume.id)

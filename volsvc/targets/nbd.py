@@ -23,7 +23,7 @@ from oslo_config import cfg
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.drivers.base import Work
-from volsvc.targets import point_in_time, qsd
+from volsvc.targets import clients, point_in_time, qsd
 from volsvc.targets.base import BaseTarget, TargetContext
 from volsvc.targets.file_locks import locked
 from volsvc.targets.nbd_exports import Exports
@@ -140,6 +140,30 @@ class NbdTarget(BaseTarget):
                 with self._exports(exporter) as exports:
                     exports.remove(attachment.id)
             self._end_if_unused(exporter)
+
+    def sever(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        exporter = self._exporter(volume.id)
+        if not os.path.isdir(exporter.paths.control):
+            return
+        with self._making(f"sever a connection of volume {volume.id}"), exporter.locked():
+            try:
+                if exporter.is_alive:
+                    with self._exports(exporter) as exports:
+                        exports.remove(attachment.id)
+                self._end_if_unused(exporter)
+            except QmpUnreachable as error:
+                LOG.warning("volume %s: its exporter is killed, with all its connections: %s", volume.id, error)
+                exporter.end(is_hanging=True)
+
+    def inspect(self, volume: models.Volume, path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+        exporter = self._exporter(volume.id)
+        if not os.path.isdir(exporter.paths.control):
+            return (), ()
+        with self._making(f"look at the exports of volume {volume.id}"), exporter.locked():
+            if not exporter.is_alive:
+                return (), ()
+            with self._exports(exporter) as exports:
+                return exports.attachments(), clients.of_socket(exporter.paths.socket)
 
     def ensure(self, volume: models.Volume, path: str, attachments: Sequence[models.Attachment]) -> None:
         if not attachments:

@@ -37,6 +37,10 @@ class Exports:
     def __bool__(self) -> bool:
         return bool(self._present() | self._pending())
 
+    def attachments(self) -> tuple[str, ...]:
+        """Ids of the attachments that are exported."""
+        return tuple(sorted(export_id[len(_READ_ONLY) :] for export_id in self._present() | self._pending()))
+
     def add(self, attachments: Iterable[models.Attachment]) -> None:
         """Export for these attachments too; those that are exported already aren't disturbed."""
         wanted = {_export_id(a.id, a.is_read_only) for a in attachments}

@@ -147,11 +147,14 @@ class Exporter:
             )
         LOG.info("volume %s: exporter started, pid %s, socket %s", self.volume_id, self.pid(), self.paths.socket)
 
-    def end(self) -> None:
-        """End the process and remove its files, whatever state they are in.  Hold the lock; repeatable."""
+    def end(self, *, is_hanging: bool = False) -> None:
+        """End the process and remove its files, whatever state they are in.  Hold the lock; repeatable.
+
+        One that ``is_hanging`` isn't asked to end, it is killed.
+        """
         pid = self.pid()
         if pid is not None:
-            self._end_process(pid)
+            self._end_process(pid, is_hanging)
             LOG.info("volume %s: exporter ended, pid %s", self.volume_id, pid)
         paths = self.paths
         for path in (paths.socket, paths.monitor, paths.pidfile, paths.pending_exports, paths.copy_lock, paths.lock):
@@ -160,7 +163,7 @@ class Exporter:
         with contextlib.suppress(OSError):
             os.rmdir(paths.control)
 
-    def _end_process(self, pid: int) -> None:
+    def _end_process(self, pid: int, is_hanging: bool) -> None:
         try:
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -169,15 +172,10 @@ class Exporter:
             # The descriptor now holds the process; make sure that it is still the one that was meant.
             if not _runs_with(pid, self.paths.pidfile):
                 return
-            try:
-                with self.connect() as qmp:
-                    qmp.send("quit")
-                    # The connection stays open meanwhile: a monitor forgets what a client that left had said.
-                    if _has_ended(handle, QUIT_TIMEOUT_S):
-                        return
-            except QmpUnreachable as error:
-                LOG.warning("volume %s: exporter %d is ended by a signal: %s", self.volume_id, pid, error)
-            for number, timeout_s in ((signal.SIGTERM, TERM_TIMEOUT_S), (signal.SIGKILL, TERM_TIMEOUT_S)):
+            if not is_hanging and self._quits(handle, pid):
+                return
+            gentle = [] if is_hanging else [(signal.SIGTERM, TERM_TIMEOUT_S)]
+            for number, timeout_s in [*gentle, (signal.SIGKILL, TERM_TIMEOUT_S)]:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(handle, number)
                 if _has_ended(handle, timeout_s):
@@ -188,6 +186,16 @@ class Exporter:
             reason=f"the exporter of volume {self.volume_id} (pid {pid}) does not end even when killed; "
             "it waits for storage that does not answer"
         )
+
+    def _quits(self, handle: int, pid: int) -> bool:
+        try:
+            with self.connect() as qmp:
+                qmp.send("quit")
+                # The connection stays open meanwhile: a monitor forgets what a client that left had said.
+                return _has_ended(handle, QUIT_TIMEOUT_S)
+        except QmpUnreachable as error:
+            LOG.warning("volume %s: exporter %d is ended by a signal: %s", self.volume_id, pid, error)
+            return False
 
 
 TOP_OPTIONS = {"driver": "raw", "node-name": TOP_NODE, "discard": "unmap"}

@@ -47,6 +47,8 @@ class DriverHarness:
         """A driver with its target, built but not set up, on the same storage as the one before."""
         raise NotImplementedError
 
+    #: True when a client's requests fail after ``detach_volume``; otherwise it must raise while there is a client.
+    can_sever = True
     #: False for storage in the memory of one process.
     survives_kill = True
     #: Data in the volume that is copied beside a writer: enough for the copy to take a while.
@@ -539,6 +541,45 @@ class VolumeDriverContract:
         assert world.driver.initialize_connection(volume, attachment) == info
         assert holds_pattern(client)
         client.close()
+
+    def test_detached_client_can_neither_go_on_nor_come_back(self, world: World) -> None:
+        if not world.harness.can_sever:
+            pytest.skip("the driver can't cut a client, and says so")
+        volume = world.create_written()
+        (severed, severed_info), (_, kept_info) = world.attach(volume), world.attach(volume)
+        client, other = open_connection(severed_info), open_connection(kept_info)
+        for _ in range(2):
+            world.driver.detach_volume(volume, severed)
+        with pytest.raises(OSError):
+            client.write(0, b"too late" * 512)
+            client.flush()
+        with pytest.raises(OSError):
+            open_connection(severed_info)
+        assert holds_pattern(other), "severing one attachment harms no other, and the late write is nowhere"
+        client.close()
+        other.close()
+
+    def test_inspection_says_what_is_there_and_who_may_connect(self, world: World) -> None:
+        volume = world.create_written()
+        snapshot = world.snapshot(volume)
+        attachment, info = world.attach(volume)
+        client = open_connection(info)
+        try:
+            view = world.driver.inspect_volume(volume)
+            snapshot_view = world.driver.inspect_snapshot(snapshot)
+        except NotImplementedError:
+            pytest.skip("the driver can't say what its storage holds")
+        finally:
+            client.close()
+        assert (view.exists, view.size_bytes, view.exports) == (True, volume.size_bytes, (attachment.id,))
+        assert (snapshot_view.exists, snapshot_view.size_bytes) == (True, snapshot.size_bytes)
+        world.driver.detach_volume(volume, attachment)
+        after = world.driver.inspect_volume(volume)
+        assert after.exists
+        assert after.exports == ()
+        assert after.clients in ((), None)
+        assert not world.driver.inspect_volume(world.new_volume()).exists
+        assert not world.driver.inspect_snapshot(world.new_snapshot(volume)).exists
 
     def test_restarted_driver_adopts_exports_without_cutting_clients(self, world: World) -> None:
         volume = world.create_written()

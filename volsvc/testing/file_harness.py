@@ -13,6 +13,7 @@ from volsvc.drivers.directory import PART_PREFIX
 from volsvc.drivers.file import FileDriver
 from volsvc.drivers.marker import MARKER_NAME
 from volsvc.targets.base import BaseTarget, TargetContext
+from volsvc.targets.local import LocalTarget
 from volsvc.targets.nbd import NbdTarget
 from volsvc.testing.driver_contract import DriverHarness
 from volsvc.testing.snapshots import options_of
@@ -26,6 +27,7 @@ class FileHarness(DriverHarness):
     ) -> None:
         self.store_path = store_path
         self.runtime_path = runtime_path
+        self.can_sever = target is not LocalTarget
         self._target = target
         self._options = options
 

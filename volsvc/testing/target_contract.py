@@ -168,6 +168,43 @@ class TargetContract:
             subject.target.remove(subject.volume.id)
         assert subject.target.list_exported() == frozenset()
 
+    def test_severed_client_is_cut_for_good_and_alone(self, harness: TargetHarness, subject: Subject) -> None:
+        if not harness.can_sever:
+            pytest.skip("this target can't cut a client")
+        (first, first_info), (second, second_info) = subject.attach(), subject.attach()
+        first_client, second_client = open_connection(first_info), open_connection(second_info)
+        for _ in range(2):
+            subject.target.sever(subject.volume, first)
+        with pytest.raises(OSError):
+            first_client.write(0, b"x" * 4096)
+            first_client.flush()
+        assert is_refused(first_info)
+        assert not is_cut(second_client)
+        subject.target.sever(subject.volume, second)
+        assert is_cut(second_client)
+        assert not subject.target.is_exporting(subject.volume)
+        assert subject.target.inspect(subject.volume, str(subject.path))[0] == ()
+        first_client.close()
+        second_client.close()
+
+    def test_inspection_names_the_exports_and_changes_nothing(self, subject: Subject) -> None:
+        assert subject.target.inspect(subject.volume, str(subject.path)) in (((), ()), ((), None))
+        assert not subject.target.is_exporting(subject.volume)
+        (first, info), (second, _) = subject.attach(), subject.attach("ro")
+        client = open_connection(info)
+        exports, _ = subject.target.inspect(subject.volume, str(subject.path))
+        assert set(exports) == {first.id, second.id}
+        assert not is_cut(client)
+        client.close()
+
+    def test_severing_what_has_no_exporter_any_more_succeeds(self, harness: TargetHarness, subject: Subject) -> None:
+        if not harness.has_exporter:
+            pytest.skip("this target has no exporter that could die")
+        attachment, _ = subject.attach()
+        harness.kill_exporter(subject.volume)
+        subject.target.sever(subject.volume, attachment)
+        assert subject.target.inspect(subject.volume, str(subject.path)) == ((), ())
+
     def test_ensure_adopts_what_runs_and_cuts_only_what_is_not_asked_for(
         self, harness: TargetHarness, subject: Subject
     ) -> None:
