@@ -358,7 +358,7 @@ class DriverInitializer(Generic[C]):
             step = running.current_step
             reason = (
                 f"{step} has not come back within {self._timeout_s:.0f} s; a restart of the daemon ends it "
-                "('--backend' runs this backend in a process of its own, the systemd watchdog restarts by itself)"
+                "('volsvc-volume --backend' runs a backend in a process of its own, to be restarted alone)"
             )
             so_far_s = self._clock() - running.started_at
             since = _utcnow() - dt.timedelta(seconds=so_far_s)
