@@ -65,6 +65,8 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
     if transition.first.sources is not From.NEW and not is_of_service:
         first_row = gate.require_row(connection, transition.first.resource, intent.resource_id)
         gate.require_start(transition.first, intent.action, intent.resource_id, first_row.status)
+        if transition.record_only:
+            _require_idle(connection, intent, first_row)
     if transition.second is not None and second_row is not None:
         gate.require_start(transition.second, intent.action, second_row.id, second_row.status)
     guards.check(connection, intent)
@@ -116,6 +118,29 @@ def _queue_of(intent: Intent, transition: Transition) -> str | None:
     if transition.standing is Standing.IN_LINE:
         return models.backend_of(intent.host or "")
     return models.express_host(intent.host or "")
+
+
+def _require_idle(connection: sa.Connection, intent: Intent, row: sa.Row[Any]) -> None:
+    """Refuse what takes effect at once while an operation that owns the status is on its way.
+
+    It would overtake that one: an attachment would be called attached whose connection then fails.
+    """
+    query = (
+        sa.select(_ops.c.id, _ops.c.action)
+        .where(
+            _ops.c.resource_id == intent.resource_id, _ops.c.state.in_(gate.OPEN), _ops.c.action.not_in(sorted(ASIDE))
+        )
+        .order_by(_ops.c.seq)
+        .limit(1)
+    )
+    found = connection.execute(query).one_or_none()
+    if found is not None:
+        kind = str(TRANSITIONS[intent.action].first.resource).capitalize()
+        raise exc.StatusConflict(
+            f"{kind} {intent.resource_id} is {row.status!r} and {found.action} (operation {found.id}) has not ended "
+            f"yet; {intent.action} has to wait for that, ask again then.",
+            status=row.status,
+        )
 
 
 def _find_second_id(connection: sa.Connection, intent: Intent, transition: Transition) -> str | None:

@@ -111,3 +111,16 @@ class AttachmentContract:
         b.do(store, b.intent("attachment_disconnect", attachment.id))
         found = store.get_volume(volume.id)
         assert (found.status, found.attach_status) == ("error_deleting", "detached")
+
+    @pytest.mark.parametrize("state", ["done", "failed"])
+    def test_completing_does_not_overtake_the_connection(self, store: Store, state: str) -> None:
+        volume = b.add_volume(store)
+        wanted = b.attach_intent(volume)
+        connect = b.claim(store, b.submit(store, wanted))
+        complete = b.intent("attachment_complete", wanted.resource_id)
+        with pytest.raises(exc.StatusConflict, match=connect.id):
+            b.submit(store, complete)
+        store.finish(connect, Outcome(state))
+        if state == "done":
+            b.submit(store, complete)
+        assert store.get_volume(volume.id).status == ("in-use" if state == "done" else "available")
