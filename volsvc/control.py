@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.manager import VolumeManager
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
 from volsvc.ports import Intent, Store
 
-LOOK_INTERVAL_S = 1.0
+if TYPE_CHECKING:
+    from volsvc.manager import VolumeManager
+
+LOOK_INTERVAL_S = 0.5
 ANSWER_POLL_S = 0.05
 
 
