@@ -64,8 +64,9 @@ OPTS = [
         "driver_init_timeout",
         default=60,
         min=1,
-        help="Seconds after which an attempt to initialise a driver is shown as hanging. It can't be ended in a "
-        "thread: nothing runs beside it, and its late result is used. A reload applies it.",
+        help="Seconds after which an attempt to initialise a driver is shown as hanging, and reading the stats of a "
+        "ready one has failed. It can't be ended in a thread: nothing runs beside it, and its late result is used. "
+        "A reload applies it.",
     ),
     cfg.IntOpt(
         "graceful_shutdown_timeout",
