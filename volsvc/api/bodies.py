@@ -16,6 +16,7 @@ from volsvc.api.table import Schema
 
 _MEDIA_TYPES = frozenset({"application/json", "application/vnd.openstack.volume+json", ""})
 _MAX_SHOWN = 160
+_DRAINED_BYTES = 2**20
 
 
 def read_json(req: falcon.Request, limit: int) -> Any:
@@ -27,10 +28,11 @@ def read_json(req: falcon.Request, limit: int) -> Any:
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
     if media_type not in _MEDIA_TYPES:
         raise exc.InvalidInput(f"Unsupported Content-Type {media_type[:80]!r}: send application/json")
-    # A chunked body has no length, and its stream ends by itself.
-    stream = req.stream if req.env.get("wsgi.input_terminated") else req.bounded_stream
+    check_length(req, limit)
+    stream = _stream_of(req)
     raw = stream.read(limit + 1)
     if len(raw) > limit:
+        _drain(stream)
         raise errors.BodyTooLarge(limit=limit)
     try:
         text = raw.decode("utf-8")
@@ -40,6 +42,33 @@ def read_json(req: falcon.Request, limit: int) -> Any:
     except (ValueError, RecursionError) as error:
         raise exc.InvalidInput(f"Malformed request body: {_one_line(error)}") from error
     return body
+
+
+def check_length(req: falcon.Request, limit: int) -> None:
+    """Raises ``BodyTooLarge`` for a body that is announced with more than ``limit`` bytes."""
+    announced = req.content_length or 0
+    if announced > limit:
+        if announced <= limit + _DRAINED_BYTES:
+            _drain(_stream_of(req))
+        raise errors.BodyTooLarge(limit=limit)
+
+
+def _stream_of(req: falcon.Request) -> Any:
+    # A chunked body has no length, and its stream ends by itself.
+    return req.stream if req.env.get("wsgi.input_terminated") else req.bounded_stream
+
+
+def _drain(stream: Any) -> None:
+    """Read on for a while: a client whose connection is cut while it sends doesn't see the answer."""
+    left = _DRAINED_BYTES
+    while left > 0:
+        try:
+            part = stream.read(min(left, 65536))
+        except (OSError, ValueError):
+            return
+        if not part:
+            return
+        left -= len(part)
 
 
 def _check_characters(value: Any) -> None:

@@ -14,7 +14,7 @@ from oslo_log import log as logging
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.api import errors, microversions
+from volsvc.api import bodies, errors, microversions
 from volsvc.api.auth import DEFAULT_PROJECT, Authenticator
 from volsvc.api.call import Call, Parts
 
@@ -47,8 +47,7 @@ class RequestMiddleware:
         if req.path in self._public:
             return
         call.version = microversions.parse(req.get_header(microversions.HEADER))
-        if (req.content_length or 0) > self._body_limit:
-            raise errors.BodyTooLarge(limit=self._body_limit)
+        bodies.check_length(req, self._body_limit)
         call.query_string = req.query_string
         call.if_match = req.get_header("If-Match")
         identity = self._authenticator.identify(req)
