@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from volsvc.api.app import Application, build_app
 from volsvc.api.policies import Policy
 from volsvc.api.server import ApiServer, build_server
+from volsvc.forgotten_work import ForgottenWork
 from volsvc.foundations import Foundations
 from volsvc.reloader import Change, ReloadReport, Tick
 from volsvc.settings import Settings
@@ -34,6 +35,11 @@ class ApiPart:
 
     def __init__(self, foundations: Foundations) -> None:
         self._foundations = foundations
+        self._forgotten = ForgottenWork(
+            foundations.store,
+            interval_s=lambda: foundations.settings.service.report_interval,
+            down_time_s=lambda: foundations.settings.service.service_down_time,
+        )
         self.server = build_server(self._build_app(foundations.settings), foundations.settings.api)
 
     def _build_app(self, settings: Settings) -> Application:
@@ -51,12 +57,14 @@ class ApiPart:
 
     def start(self) -> None:
         self.server.start()
+        self._forgotten.start()
         LOG.info("the REST API listens on %s", self.server.address)
 
     def stop_accepting(self) -> None:
         return None
 
     def stop(self, timeout_s: float) -> None:
+        self._forgotten.stop()
         self.server.stop(timeout_s)
 
     def attach(self, process: object) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.functional.healing.backends import GONE, HealingDaemon
-from volsvc.testing.daemon import wait_until
+from volsvc.testing.daemon import Daemon, wait_until
 
 Start = Callable[..., HealingDaemon]
 
@@ -56,3 +56,27 @@ def test_work_that_waits_too_long_ends_with_the_reason(start: Start) -> None:
     failed = {row["resource_id"]: row for row in json.loads(done.stdout) if row["state"] == "failed"}
     assert set(failed) == {created.id, kept.id}
     assert all("deadline" in row["error"] for row in failed.values())
+
+
+def test_work_of_a_daemon_that_never_comes_back_ends_with_the_reason(make: Start) -> None:
+    options = {"operation_queue_timeout": 3, "report_interval": 1, "service_down_time": 2}
+    api = make("one", options)
+    api.program = "volsvc-api"
+    volume_daemon = Daemon(api.root, program="volsvc-volume")
+    try:
+        api.start()
+        volume_daemon.start()
+        api.wait_state("one", "ready")
+        kept = api.new_volume()
+        volume_daemon.kill()
+        api.cinder().volumes.delete(kept)
+        assert api.cinder().volumes.get(kept.id).status == "deleting"
+        api.wait_volume(kept.id, "available")
+        assert "deadline" in api.operations_of(kept.id)[0]["error"]
+        listed = api.manage("service", "list").stdout
+        assert "silent (no heartbeat since" in listed
+        volume_daemon.start()
+        api.wait_state("one", "ready")
+        api.new_volume()
+    finally:
+        volume_daemon.kill()
