@@ -8,14 +8,12 @@ attempt while it lasts.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
-import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from volsvc import exceptions as exc
@@ -24,8 +22,6 @@ from volsvc.backend_stats import StatsReader, capabilities_of
 from volsvc.drivers.base import VolumeDriver
 from volsvc.generations import CurrentGeneration, Generation
 from volsvc.initializer import (
-    SELF_HEALING,
-    AttemptReport,
     DriverInitializer,
     InitState,
     InitStatus,
@@ -35,7 +31,8 @@ from volsvc.initializer import (
 )
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
 from volsvc.ports import Clock, Notifier, Query, Store
-from volsvc.service_words import describe_state
+from volsvc.reset_work import ResetSettings, ResetWork
+from volsvc.service_row import ServiceRow
 from volsvc.volume_actions import VolumeActions
 from volsvc.volume_init import Blueprint, Candidate, VolumeInit
 
@@ -61,6 +58,7 @@ class ManagerSettings:
     backend_name: str | None = None  # volume_backend_name
     version: str = ""
     runner: RunnerSettings = field(default_factory=RunnerSettings)
+    reset: ResetSettings = field(default_factory=ResetSettings)
 
 
 class VolumeManager:
@@ -84,7 +82,14 @@ class VolumeManager:
         self.host = host
         self.instance = instance
         self._store = store
-        self._notifier = notifier
+        self.row = ServiceRow(
+            host=host,
+            binary=BINARY,
+            instance=instance,
+            store=store,
+            notifier=notifier,
+            event_prefix="volume.driver.init",
+        )
         self._settings = settings
         self._clock = clock
         self._actions = VolumeActions(store)
@@ -93,20 +98,15 @@ class VolumeManager:
         self._old_generation: Generation | None = None  # the one that a reload replaced last
         self._is_swapping = False  # an exclusive driver is away for a reload
         self._init = VolumeInit(host=host, store=store, load=load_blueprint, resume=self._resume)
-        self._service: models.Service | None = None
         self._stats = StatsReader(host, self._generations.use)
         self._identity: str | None = None  # of the storage that serves
         self._stats_failures = 0
         self._has_taken_back = False
         self._has_cleared_up = False
         self._ready_since = 0.0
-        self._notified: AttemptReport | None = None
         self._stop = threading.Event()
         self._stop_reason: str | None = None
         self._wake = threading.Event()
-        self._report_lock = threading.Lock()
-        self._unreported: InitStatus | None = None
-        self._described = InitStatus()
         self.runner = OperationRunner(
             host=host,
             instance=instance,
@@ -115,8 +115,23 @@ class VolumeManager:
             settings=settings.runner,
             is_accepting=lambda: self.initializer.is_ready and not self._is_swapping,
             on_unavailable=self._on_unavailable,
+            has_express_lane=True,
             clock=clock,
         )
+        self._resets = ResetWork(
+            host=host,
+            store=store,
+            use_driver=self._generations.use,
+            alone=self.runner.alone,
+            on_unavailable=self._on_unavailable,
+            settings=lambda: self._settings.reset,
+            clock=clock,
+        )
+        self._own_handlers: dict[str, Handler] = {
+            "volume_reset": self.reset_status,
+            "snapshot_reset": self.reset_status,
+            "volume_inspect": self._resets.inspect,
+        }
         self.initializer: DriverInitializer[Candidate] = DriverInitializer(
             name=host,
             steps=self._init.all_steps(),
@@ -134,7 +149,7 @@ class VolumeManager:
 
     @property
     def service_id(self) -> int | None:
-        return self._service.id if self._service else None
+        return self.row.id
 
     def start(self) -> None:
         """Register and begin; returns at once, whatever the driver does."""
@@ -144,15 +159,11 @@ class VolumeManager:
 
     def register(self) -> None:
         """Write the service's row; again after a reload that changed the database."""
-        self._service = self._store.register_service(
-            self.host,
-            BINARY,
+        self.row.register(
+            self.initializer.status,
             {
-                "instance": self.instance,
-                "pid": os.getpid(),
                 "version": self._settings.version,
                 "availability_zone": self._settings.availability_zone,
-                **_row(self.initializer.status),
                 **({"backend_uuid": self._identity} if self._identity else {}),
             },
         )
@@ -189,13 +200,7 @@ class VolumeManager:
         return is_idle
 
     def _write_stopped(self) -> None:
-        if self._service is None:
-            return
-        try:
-            fields = {"state": "stopped", "step": None, "reason": self._stop_reason}
-            self._store.report_service(self._service.id, fields)
-        except exc.StoreUnavailable as error:
-            LOG.warning("%s: that it stopped is not written: %s", self.host, error)
+        self.row.try_to_write({"state": "stopped", "step": None, "reason": self._stop_reason}, "that it stopped")
 
     def reinit(self) -> None:
         """Try now, whatever was used up; does nothing to a backend that is ready."""
@@ -204,7 +209,7 @@ class VolumeManager:
 
     def describe(self) -> str:
         """The backend's state in the words that ``service list`` shows."""
-        return describe_state(self._described)
+        return self.row.describe()
 
     # -- what a reload needs ---------------------------------------------------------------
 
@@ -302,13 +307,6 @@ class VolumeManager:
         with self._generations.use() as driver:
             self._init.restore_exports(driver)
 
-    def report_config(self, fields: Mapping[str, Any]) -> None:
-        """Write which configuration this backend runs, or why a newer one was refused."""
-        try:
-            self._store.report_service(self._require_service().id, fields)
-        except exc.StoreUnavailable as error:
-            LOG.warning("%s: the state of its configuration is not written: %s", self.host, error)
-
     # -- the periodic task -------------------------------------------------------------
 
     def _publish_loop(self) -> None:
@@ -326,7 +324,7 @@ class VolumeManager:
 
     def publish_service_capabilities(self) -> None:
         """Ready: read the stats and publish.  Not ready but recoverable: initialise again.  Else: skip."""
-        self.report_late()
+        self.row.write_late()
         self._take_back()
         if self._is_swapping:
             return
@@ -362,8 +360,9 @@ class VolumeManager:
 
     def _expire_queued(self) -> None:
         try:
-            for operation in self._store.expire_queued(self.host):
-                LOG.error("operation %s: %s waited too long for %s", operation.id, operation.action, self.host)
+            for host in (self.host, models.express_host(self.host)):
+                for operation in self._store.expire_queued(host):
+                    LOG.error("operation %s: %s waited too long for %s", operation.id, operation.action, self.host)
         except exc.StoreUnavailable as error:
             LOG.warning("%s: queued work not looked at: %s", self.host, error)
 
@@ -400,7 +399,7 @@ class VolumeManager:
         fields: dict[str, Any] = {"backend_uuid": candidate.identity}
         if candidate.stats is not None:
             fields["capabilities"] = self._capabilities(candidate.stats)
-        self._store.report_service(self._require_service().id, fields)
+        self.row.write(fields)
 
     # -- losing and reporting ------------------------------------------------------------------
 
@@ -418,66 +417,25 @@ class VolumeManager:
                 self._wake.set()
 
     def _on_init_change(self, status: InitStatus) -> None:
-        is_news = status.last_attempt is not self._notified
-        if status.state in SELF_HEALING and (status.attempts or is_news) and status.hanging_since is None:
-            status = replace(
-                status, next_attempt_at=_utcnow() + dt.timedelta(seconds=self._settings.publish_interval_s)
-            )
-        with self._report_lock:
-            self._unreported = self._described = status
-        if status.state is InitState.READY and status.reason is None:
-            LOG.info("%s: %s", self.host, describe_state(status))
-        elif status.attempts or is_news or status.state is InitState.LOST:
-            LOG.error("%s: %s", self.host, describe_state(status))
-        self.report_late()
+        self.row.show(status, retry_in_s=self._settings.publish_interval_s)
         if status.state is InitState.READY and status.reason is None:
             self.runner.ring()
-        self._notify(status)
-
-    def report_late(self) -> None:
-        """Write the newest status; one that the database didn't take is written at the next heartbeat."""
-        with self._report_lock:
-            status = self._unreported
-            if status is None or self._service is None:
-                return
-            try:
-                self._store.report_service(self._service.id, _row(status))
-            except exc.StoreUnavailable as error:
-                LOG.warning("%s: its state %s is not written yet: %s", self.host, status.state, error)
-                return
-            self._unreported = None
-
-    def _notify(self, status: InitStatus) -> None:
-        """One notification for each attempt that ended or hangs; one that hung and then ended well is told of too."""
-        last = status.last_attempt
-        if last is None or last is self._notified:
-            return
-        self._notified = last
-        if last.was_hanging and last.step is not None:
-            return
-        payload = {
-            "host": self.host,
-            "backend": self.host.partition("@")[2],
-            "state": str(status.state),
-            "step": last.step,
-            "reason": last.reason,
-            "attempt": last.number,
-            "losses": status.losses,
-        }
-        if last.step is None:
-            self._notifier.info("volume.driver.init.end", payload)
-        else:
-            self._notifier.error("volume.driver.init.error", payload)
 
     def _write_capabilities(self, stats: models.BackendStats) -> None:
-        self._store.report_service(self._require_service().id, {"capabilities": self._capabilities(stats)})
+        self.row.write({"capabilities": self._capabilities(stats)})
 
     def _capabilities(self, stats: models.BackendStats) -> dict[str, Any]:
         return capabilities_of(stats, self._settings.backend_name or self.host.partition("@")[2])
 
     # -- operations -----------------------------------------------------------------------------
 
+    def reset_status(self, operation: models.Operation, control: OperationControl) -> Result:
+        """Reset a volume or a snapshot: the storage is asked first, see ``ResetWork``."""
+        return self._resets.reset(operation, control)
+
     def _find_handler(self, action: str) -> Handler | None:
+        if action in self._own_handlers:
+            return self._own_handlers[action]
         handle = self._actions.find(action)
         if handle is None:
             return None
@@ -491,30 +449,3 @@ class VolumeManager:
                     raise
 
         return run
-
-    # -- the service's row ------------------------------------------------------------------------
-
-    def _require_service(self) -> models.Service:
-        if self._service is None:
-            raise exc.ServiceNotFound(id=self.host)
-        return self._service
-
-
-def _row(status: InitStatus) -> dict[str, Any]:
-    """The columns of the service's row that show a status."""
-    last = status.last_attempt
-    return {
-        "state": str(status.state),
-        "step": status.step,
-        "reason": status.reason,
-        "attempts": status.attempts,
-        "max_attempts": status.max_attempts,
-        "losses": status.losses,
-        "hanging_since": status.hanging_since,
-        "next_attempt_at": status.next_attempt_at,
-        "last_attempt": {**asdict(last), "at": last.at.isoformat()} if last else {},
-    }
-
-
-def _utcnow() -> dt.datetime:
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None)

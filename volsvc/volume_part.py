@@ -20,6 +20,7 @@ from volsvc.manager_reload import BackendChange, prepare_backend
 from volsvc.operations import RunnerSettings
 from volsvc.process_lock import ProcessLock
 from volsvc.reloader import Change, ReloadReport, Tick, wait_with_ticks
+from volsvc.reset_work import ResetSettings
 from volsvc.rpc.doorbell import DoorbellServer
 from volsvc.settings import BackendSettings, Settings
 
@@ -35,6 +36,8 @@ MANAGER_OPTIONS = (
     "operation_workers",
     "operation_sweep_interval",
     "operation_max_attempts",
+    "rpc_response_timeout",
+    "reset_detach_timeout",
 )
 
 ReloadRequest = Callable[[Any], ReloadReport]
@@ -151,7 +154,7 @@ class VolumePart:
 
     def _report_late(self) -> None:
         for manager in list(self._managers.values()):
-            manager.report_late()
+            manager.row.write_late()
 
     def look_for_work(self) -> None:
         """After a swap: what nobody could ring for is found now."""
@@ -165,7 +168,7 @@ class VolumePart:
             fields["config_digest"] = settings.digest
             fields["config_loaded_at"] = settings.loaded_at
         for manager in list(self._managers.values()):
-            manager.report_config(fields)
+            manager.row.try_to_write(fields, "which configuration it runs")
 
     # -- reload -----------------------------------------------------------------------
 
@@ -363,6 +366,9 @@ def manager_settings(settings: Settings, backend: BackendSettings) -> ManagerSet
             workers=service.operation_workers,
             sweep_interval_s=service.operation_sweep_interval,
             max_attempts=service.operation_max_attempts,
+        ),
+        reset=ResetSettings(
+            answer_timeout_s=service.rpc_response_timeout, detach_timeout_s=service.reset_detach_timeout
         ),
     )
 

@@ -279,7 +279,7 @@ def test_a_database_that_is_away_neither_uses_up_the_count_nor_hides_the_truth(b
     assert manager.initializer.status.state == "retrying"
     assert manager.initializer.status.attempts == 0
     backend.store.is_away = False
-    manager.report_late()
+    manager.row.write_late()
     assert backend.row.state == "retrying"
     assert "away" in (backend.row.reason or "")
     backend.script.applied = real_check  # type: ignore[method-assign]
