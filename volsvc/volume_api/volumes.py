@@ -37,7 +37,7 @@ class VolumeRequests(RequestBase):
             raise exc.InvalidInput(reason="snapshot_id and source_volid exclude each other; give one of them.")
         source = self._find_source(context, snapshot_id, source_volid)
         size = self._choose_size(size_gb, source)
-        chosen_type = self._choose_type(volume_type, source)
+        chosen_type = self._choose_type(context, volume_type, source)
         type_multiattach = chosen_type.extra_specs.get("multiattach")
         is_multiattach = multiattach or (type_multiattach is not None and placement.matches(True, type_multiattach))
         wish = placement.Wish(
@@ -203,9 +203,14 @@ class VolumeRequests(RequestBase):
             )
         return size
 
-    def _choose_type(self, wanted: str | None, source: models.Snapshot | models.Volume | None) -> models.VolumeType:
+    def _choose_type(
+        self, context: models.RequestContext, wanted: str | None, source: models.Snapshot | models.Volume | None
+    ) -> models.VolumeType:
         if wanted:
-            return self._store.get_volume_type(wanted)
+            chosen = self._store.get_volume_type(wanted)
+            if not chosen.is_public and not context.is_admin:
+                raise exc.VolumeTypeNotFound(id=wanted)
+            return chosen
         if source is not None and source.volume_type_id:
             return self._store.get_volume_type(source.volume_type_id)
         return self._store.get_volume_type("__DEFAULT__")

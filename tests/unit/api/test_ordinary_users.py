@@ -79,6 +79,8 @@ def test_an_ordinary_user_sees_neither_hidden_types_nor_their_specs(users: ApiHa
     assert users.get("/v3/types/hidden", headers=as_user("ann")).status == 404
     assert users.get("/v3/types/hidden", headers=as_user("admin")).status == 200
     assert users.get("/v3/types?extra_specs={'s': '1'}", headers=as_user("ann")).status == 400
+    wish = {"volume": {"size": 1, "volume_type": "hidden"}}
+    assert users.post("/v3/volumes", wish, headers=as_user("ann")).status == 404
 
 
 def test_operations_of_others_are_not_there_for_an_ordinary_user(users: ApiHarness) -> None:
