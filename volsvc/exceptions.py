@@ -207,6 +207,26 @@ class AbilityMissing(VolsvcError):
     code = 400
 
 
+_WAYS_ON = (
+    'Two ways on: "force": "ignore" asks the driver and goes on whatever it says, "force": "skip" writes the record '
+    "without asking."
+)
+
+
+class ResetFailed(VolsvcError):
+    """The storage was not brought to what the reset asked for; the record was left as it was."""
+
+    template = "{resource} {id} was not reset and its record is as it was: {reason}. " + _WAYS_ON
+
+
+class DetachNotSupported(VolsvcError):
+    template = (
+        "{resource} {id} was not reset and its record is as it was: the driver of {backend} can't {ability}. "
+        + _WAYS_ON
+    )
+    code = 501
+
+
 # -- operations ----------------------------------------------------------------
 
 

@@ -95,6 +95,11 @@ class Attachment:
     updated_at: dt.datetime | None = None
 
     @property
+    def needs_export(self) -> bool:
+        """Whether the storage must serve its client, by the record."""
+        return bool(self.connection_info) and self.status != "detaching"
+
+    @property
     def is_read_only(self) -> bool:
         return self.attach_mode == "ro"
 

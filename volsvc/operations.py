@@ -6,6 +6,10 @@ doorbell only wakes the dispatcher, so a lost ring costs at most one sweep.
 
 What an operation does to the storage is the handlers' business; which statuses follow is
 the table's; this module sees to it that each claimed operation has exactly one end.
+
+Operations that don't stand in line (``states.Standing``) have a lane of their own: they are recorded
+under another name, claimed first, run on threads that nothing else takes, and hold no lock but
+what they ask for with ``alone``.
 """
 
 from __future__ import annotations
@@ -14,94 +18,66 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from volsvc import exceptions as exc
 from volsvc import models, states
+from volsvc.operation_control import Handler, OperationControl, Result
 from volsvc.ports import Clock, Outcome, Store
 from volsvc.resource_locks import Hold, ResourceLocks
 
+__all__ = ["Handler", "Lease", "OperationControl", "OperationRunner", "Result", "RunnerSettings", "holds_of"]
+
 LOG = logging.getLogger(__name__)
 
-PROGRESS_INTERVAL_S = 0.5
 REMEMBERED_ENDS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a handler returns: further columns of the two resources, and the operation's result."""
-
-    first: Mapping[str, Any] = field(default_factory=dict)
-    second: Mapping[str, Any] = field(default_factory=dict)
-    result: Mapping[str, Any] = field(default_factory=dict)
+LEASE_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """``workers``: operations of this backend at a time; ``sweep_interval_s``: how often the
-    database is looked at without a ring; ``max_attempts``: starts of one operation that the
-    daemon did not survive."""
+    """``workers``: operations of this backend at a time; ``express_workers``: those that don't stand in
+    line, beside them; ``sweep_interval_s``: how often the database is looked at without a ring;
+    ``max_attempts``: starts of one operation that the daemon did not survive."""
 
     workers: int = 8
+    express_workers: int = 8
     sweep_interval_s: float = 5.0
     max_attempts: int = 5
 
 
-class OperationControl:
-    """A handler's view of its own operation: the ``Work`` that drivers report to."""
-
-    def __init__(self, operation: models.Operation, store: Store, stopping: threading.Event, clock: Clock) -> None:
-        self.operation = operation
-        self._store = store
-        self._stopping = stopping
-        self._clock = clock
-        self._reported_at = clock()
-
-    def checkpoint(self, done_bytes: int, total_bytes: int) -> None:
-        """Report progress now and then; stop the handler when it must.
-
-        Raises ``OperationInterrupted``, ``OperationCancelled`` or ``OperationSuperseded``.
-        """
-        if self._stopping.is_set():
-            raise exc.OperationInterrupted(id=self.operation.id)
-        now = self._clock()
-        if now - self._reported_at < PROGRESS_INTERVAL_S:
-            return
-        self._reported_at = now
-        self.report(done_bytes, total_bytes)
-
-    def report(self, done_bytes: int, total_bytes: int) -> None:
-        """Write progress at once; raises like ``checkpoint``.  A database that is away is waited out."""
-        try:
-            is_cancel_requested = self._store.report_progress(self.operation, done_bytes, total_bytes)
-        except exc.StoreUnavailable as error:
-            LOG.warning("operation %s: progress not written: %s", self.operation.id, error)
-            return
-        if is_cancel_requested:
-            raise exc.OperationCancelled(id=self.operation.id)
-
-    def is_current(self) -> bool:
-        """Whether this claim still holds; False also when the database can't say."""
-        try:
-            self._store.report_progress(self.operation, self.operation.progress_done, self.operation.progress_total)
-        except (exc.OperationSuperseded, exc.StoreUnavailable):
-            return False
-        return True
+@dataclass(frozen=True, slots=True)
+class _Running:
+    operation: models.Operation
+    control: OperationControl
+    holds: tuple[Hold, ...]
 
 
-Handler = Callable[[models.Operation, OperationControl], Result]
+class Lease:
+    """A resource held alone; ``release`` gives it back, once, from any thread."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+        self._guard = threading.Lock()
+        self._is_held = True
+
+    def release(self) -> None:
+        with self._guard:
+            was_held, self._is_held = self._is_held, False
+        if was_held:
+            self._release()
 
 
 class OperationRunner:
     """Claims and runs the operations of one ``host@backend``.
 
-    ``claim_hosts`` are the names that operations are recorded under, when that is not ``host``.
-    ``find_handler`` maps an action to its handler, ``is_accepting`` says whether new work may
-    start (the backend is ready), ``on_unavailable`` is told when a handler met
-    ``BackendUnavailable``.
+    ``has_express_lane``: also run what doesn't stand in line.  ``claim_hosts`` are the names that
+    operations are recorded under, when that is not ``host``.  ``find_handler`` maps an action to its
+    handler, ``is_accepting`` says whether new work may start (the backend is ready),
+    ``on_unavailable`` is told when a handler met ``BackendUnavailable``.
     """
 
     def __init__(
@@ -115,11 +91,13 @@ class OperationRunner:
         is_accepting: Callable[[], bool] = lambda: True,
         on_unavailable: Callable[[exc.BackendUnavailable], None] = lambda error: None,
         claim_hosts: Callable[[], Sequence[str]] | None = None,
+        has_express_lane: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
         self.host = host
         self.instance = instance
         self._claim_hosts = claim_hosts or (lambda: (host,))
+        self._express_hosts = (models.express_host(host),) if has_express_lane else ()
         self._store = store
         self._find_handler = find_handler
         self._settings = settings
@@ -131,10 +109,11 @@ class OperationRunner:
         self._stopping = threading.Event()  # no more claims
         self._interrupting = threading.Event()  # running handlers stop at their next step
         self._changed = threading.Condition()
-        self._running: dict[str, models.Operation] = {}
+        self._running: dict[str, _Running] = {}
         self._doubtful: set[str] = set()  # claims whose answer was lost
         self._ended: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"op-{host}")
+        self._express_pool = ThreadPoolExecutor(settings.express_workers, thread_name_prefix=f"express-{host}")
         self._dispatcher = threading.Thread(target=self._dispatch_loop, name=f"dispatch-{host}", daemon=True)
 
     # -- life ---------------------------------------------------------------------
@@ -170,15 +149,16 @@ class OperationRunner:
         if self._dispatcher.is_alive():
             self._dispatcher.join(max(0.1, deadline - self._clock()))
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._express_pool.shutdown(wait=False, cancel_futures=True)
         return is_idle
 
     def running(self) -> list[models.Operation]:
         with self._changed:
-            return list(self._running.values())
+            return [running.operation for running in self._running.values()]
 
     def take_back(self) -> None:
         """Requeue what an earlier instance of this host left running; those tried too often end here."""
-        for host in self._claim_hosts():
+        for host in (*self._claim_hosts(), *self._express_hosts):
             self._take_back(host)
 
     def _take_back(self, host: str) -> None:
@@ -203,6 +183,49 @@ class OperationRunner:
                 old = self._pool
                 self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"op-{self.host}")
                 old.shutdown(wait=False)
+        self._bell.set()
+
+    # -- holding a resource alone -------------------------------------------------------
+
+    def alone(self, resource_id: str, control: OperationControl, timeout_s: float) -> Lease:
+        """Hold a resource alone, for an operation that stands ahead of its queue.
+
+        Handlers that hold it are asked to stop and go back to the queue, where they stay as long as the
+        operation of ``control`` is open.  Raises ``Conflict`` when one has not stopped in time (it
+        goes on), and like ``control.raise_if_stopping``.
+        """
+        wish = [Hold(resource_id, is_shared=False)]
+        deadline = self._clock() + timeout_s
+        asked: list[OperationControl] = []
+        try:
+            with self._changed:
+                while not self.locks.try_acquire(wish):
+                    holders = self._holders(resource_id)
+                    asked = [holder.control for holder in holders]
+                    for holder in asked:
+                        holder.yield_to(control.operation.id)
+                    remaining = deadline - self._clock()
+                    if remaining <= 0:
+                        raise exc.Conflict(reason=_why_not_alone(resource_id, holders, timeout_s))
+                    self._changed.wait(min(LEASE_POLL_S, remaining))
+                    control.raise_if_stopping()
+        except BaseException:
+            for holder in asked:
+                holder.yield_to(None)
+            raise
+        return Lease(lambda: self._let_go(wish))
+
+    def _holders(self, resource_id: str) -> list[_Running]:
+        return [
+            running
+            for running in self._running.values()
+            if any(hold.resource_id == resource_id for hold in running.holds)
+        ]
+
+    def _let_go(self, holds: Sequence[Hold]) -> None:
+        self.locks.release(holds)
+        with self._changed:
+            self._changed.notify_all()
         self._bell.set()
 
     # -- waiting for an end -------------------------------------------------------------
@@ -250,33 +273,73 @@ class OperationRunner:
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set() and self._is_accepting():
-            free = self._settings.workers - len(self._running)
-            if free <= 0 or not self._dispatch_some(free):
+            started = self._dispatch_express()
+            free = self._settings.workers - self._count_running(is_express=False)
+            if free > 0:
+                started = self._dispatch_some(free) or started
+            if not started:
                 return
+
+    def _count_running(self, *, is_express: bool) -> int:
+        with self._changed:
+            return sum((not running.holds) == is_express for running in self._running.values())
+
+    def _dispatch_express(self) -> bool:
+        free = self._settings.express_workers - self._count_running(is_express=True)
+        if not self._express_hosts or free <= 0:
+            return False
+        started = False
+        for candidate in self._store.claimable(self._express_hosts, free):
+            operation = self._claim(candidate)
+            if operation is not None:
+                self._start(operation, ())
+                started = True
+        return started
 
     def _dispatch_some(self, free: int) -> bool:
         """Start up to ``free`` operations; False when none could be started."""
         started = False
-        for candidate in self._store.claimable(self._claim_hosts(), free):
-            holds = holds_of(candidate)
+        # What is held by a handler that was superseded, or by a driver that hangs, is claimable for ever:
+        # it must not hide what comes after it.
+        for candidate in self._store.claimable(self._claim_hosts(), free + len(self.locks.held())):
+            holds = tuple(holds_of(candidate))
             if not self.locks.try_acquire(holds):
                 continue
             operation = None
             try:
-                operation = self._store.claim(candidate.id, self.instance)
-            except exc.StoreUnavailable:
-                self._doubtful.add(candidate.id)
-                raise
+                operation = self._claim(candidate)
             finally:
                 if operation is None:
                     self.locks.release(holds)
             if operation is None:
                 continue
-            with self._changed:
-                self._running[operation.id] = operation
-                self._pool.submit(self._run, operation, holds)
+            self._start(operation, holds)
             started = True
+            free -= 1
+            if free == 0:
+                break
         return started
+
+    def _claim(self, candidate: models.Operation) -> models.Operation | None:
+        try:
+            return self._store.claim(candidate.id, self.instance)
+        except exc.StoreUnavailable:
+            self._doubtful.add(candidate.id)
+            raise
+
+    def _start(self, operation: models.Operation, holds: tuple[Hold, ...]) -> None:
+        control = OperationControl(
+            operation,
+            self._store,
+            self._interrupting,
+            self._clock,
+            lambda outcome: self._until_store_answers(lambda: self._store.finish(operation, outcome)),
+        )
+        running = _Running(operation, control, holds)
+        with self._changed:
+            self._running[operation.id] = running
+            pool = self._pool if holds else self._express_pool
+            pool.submit(self._run, running)
 
     def _settle_doubtful_claims(self) -> None:
         """A claim that the database has and we were not told of goes back to the queue: nobody works on it."""
@@ -289,22 +352,22 @@ class OperationRunner:
                 LOG.debug("operation %s: somebody else has settled it", operation_id)
             self._doubtful.discard(operation_id)
 
-    def _run(self, operation: models.Operation, holds: list[Hold]) -> None:
+    def _run(self, running: _Running) -> None:
+        operation = running.operation
         try:
-            self._handle(operation)
+            self._handle(operation, running.control)
         except Exception as error:
             LOG.exception("operation %s: its end could not be written", operation.id)
             self._end_badly(operation, error)
         finally:
-            self.locks.release(holds)
+            self.locks.release(running.holds)
             with self._changed:
                 self._running.pop(operation.id, None)
                 self._changed.notify_all()
             self._bell.set()
 
-    def _handle(self, operation: models.Operation) -> None:
+    def _handle(self, operation: models.Operation, control: OperationControl) -> None:
         handler = self._find_handler(operation.action)
-        control = OperationControl(operation, self._store, self._interrupting, self._clock)
         started_at = self._clock()
         try:
             if handler is None:
@@ -314,6 +377,9 @@ class OperationRunner:
             if operation.is_cancel_requested:
                 raise exc.OperationCancelled(id=operation.id)
             result = handler(operation, control)
+            if control.has_ended:
+                self._mark_ended(operation)
+                return
         except exc.OperationSuperseded:
             LOG.warning("operation %s: claimed by another; this handler stops here", operation.id)
             return
@@ -388,3 +454,9 @@ def holds_of(operation: models.Operation) -> list[Hold]:
         is_shared = row.second.shared if row and row.second else False
         holds.append(Hold(operation.second_id, is_shared))
     return holds
+
+
+def _why_not_alone(resource_id: str, holders: Sequence[_Running], waited_s: float) -> str:
+    names = [f"operation {holder.operation.id} ({holder.operation.action})" for holder in holders]
+    what = " and ".join(names) or "a call to the driver that was given up and has not come back"
+    return f"{resource_id} is held by {what}, which did not stop within {waited_s:.0f} s and goes on"

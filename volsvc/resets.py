@@ -198,12 +198,14 @@ def _force(value: str | None) -> Force | None:
     return None if value is None else Force(value)
 
 
-def final_statuses(plan: Plan, status: str, attach_statuses: Sequence[str]) -> tuple[str, str]:
-    """The volume's (status, attach_status) after ``plan``, when it had ``status`` and will have such attachments."""
-    if plan.status is not None:
-        final = plan.status
-    elif plan.attachments is not Fate.KEPT and status in ATTACHMENT_DERIVED:
-        final = str(compute_volume_status(attach_statuses))
-    else:
-        final = status
-    return str(final), str(plan.attach_status or compute_attach_status(attach_statuses))
+def final_statuses(
+    asked_status: str | None, asked_attach_status: str | None, status: str, attach_statuses: Sequence[str]
+) -> tuple[str, str]:
+    """A volume's (status, attach_status) after a reset, when it has ``status`` and will have such attachments.
+
+    Without a word about its status it follows from the attachments, if it is one that they decide.
+    """
+    final = asked_status
+    if final is None:
+        final = compute_volume_status(attach_statuses) if status in ATTACHMENT_DERIVED else status
+    return str(final), str(asked_attach_status or compute_attach_status(attach_statuses))

@@ -123,10 +123,7 @@ class VolumeInit:
         """Adopt or restart the exporters of attached volumes; end those of no attachment."""
         volumes = self._store.volumes_on(self.host)
         attached = self._store.attachments_of([volume.id for volume in volumes])
-        connected = {
-            volume.id: [a for a in attached.get(volume.id, []) if a.connection_info and a.status != "detaching"]
-            for volume in volumes
-        }
+        connected = {volume.id: [a for a in attached.get(volume.id, []) if a.needs_export] for volume in volumes}
         keep = frozenset(volume_id for volume_id, attachments in attached.items() if attachments)
         for removed in driver.remove_stale_exports(keep):
             LOG.info("volume %s: ended an export that no attachment needs", removed)

@@ -130,6 +130,14 @@ OPTS = [
         min=1,
         help="Seconds that a request which answers with a result (attach, detach) waits for it. A reload applies it.",
     ),
+    cfg.IntOpt(
+        "reset_detach_timeout",
+        default=20,
+        min=1,
+        help="Seconds that a driver may take to sever the connections of one attachment, or to answer an inspection, "
+        "before a reset of the volume gives up. All of a reset takes at most four fifths of rpc_response_timeout. "
+        "A reload applies it.",
+    ),
     cfg.StrOpt(
         "transport_url",
         sample_default="unix://$runtime_path/rpc",

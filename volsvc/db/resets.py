@@ -17,18 +17,16 @@ import sqlalchemy as sa
 from volsvc import exceptions as exc
 from volsvc import models, resets
 from volsvc.db import gate, queries, records, schema
+from volsvc.inspection import is_stuck, outline
 from volsvc.ports import Correction, Intent, Situation
 from volsvc.states import (
     AHEAD,
     ASIDE,
     ATTACHMENT_DERIVED,
     TRANSITIONS,
-    AttachStatus,
     Becomes,
     OperationState,
     Resource,
-    compute_attach_status,
-    compute_volume_status,
 )
 
 _ops = schema.operations
@@ -64,7 +62,7 @@ def _find_open(connection: sa.Connection, resource_id: str) -> list[sa.Row[Any]]
 
 
 def list_stuck(connection: sa.Connection) -> list[Situation]:
-    """Volumes and snapshots that wait for an operation which isn't there; see ``is_stuck``."""
+    """Volumes and snapshots that wait for an operation which isn't there; see ``inspection.is_stuck``."""
     volumes, snapshots = schema.volumes.c, schema.snapshots.c
     has_attachment = sa.exists().where(_a.volume_id == volumes.id)
     suspects = [
@@ -90,27 +88,6 @@ def list_stuck(connection: sa.Connection) -> list[Situation]:
             if is_stuck(situation):
                 found.append(situation)
     return found
-
-
-def is_stuck(situation: Situation) -> bool:
-    """Whether a status says that something goes on, or follows from attachments that say otherwise."""
-    if situation.open_operations:
-        return False
-    status = situation.resource.status
-    if isinstance(situation.resource, models.Snapshot):
-        return status in resets.SNAPSHOT_GOING_ON
-    if status in resets.GOING_ON:
-        return True
-    if any(is_attachment_stuck(attachment) for attachment in situation.attachments):
-        return True
-    return status in ATTACHMENT_DERIVED and status != compute_volume_status(a.status for a in situation.attachments)
-
-
-def is_attachment_stuck(attachment: models.Attachment) -> bool:
-    """One that has a connection and is 'attaching' isn't: its client has only not said that it connected."""
-    if attachment.status == AttachStatus.ATTACHING:
-        return not attachment.connection_info
-    return attachment.status == AttachStatus.DETACHING
 
 
 # -- correcting ---------------------------------------------------------------------------------
@@ -176,23 +153,16 @@ def apply(
         _cancel(connection, operation, operation_id, now)
     statuses = _correct_attachments(connection, situation, correction, cancelled, now)
     values: dict[str, Any] = {**correction.columns, "updated_at": now}
-    if correction.status is not None:
-        values["status"] = correction.status
     if resource is Resource.VOLUME:
         values |= _volume_columns(row, correction, statuses)
+    elif correction.status is not None:
+        values["status"] = correction.status
     table = schema.TABLE_OF[resource]
     connection.execute(sa.update(table).where(table.c.id == row.id).values(values))
     return [operation.id for operation in cancelled]
 
 
 def _require_unchanged(now: Situation, seen: Situation) -> None:
-    def outline(situation: Situation) -> tuple[object, ...]:
-        return (
-            situation.resource.status,
-            sorted((a.id, a.status, bool(a.connection_info)) for a in situation.attachments),
-            sorted(operation.id for operation in situation.open_operations),
-        )
-
     if outline(now) != outline(seen):
         raise exc.Conflict(
             reason=f"{seen.resource.id} was changed by another request while it was reset; "
@@ -257,12 +227,14 @@ def _end_of(operation: models.Operation) -> object:
 
 
 def _volume_columns(row: sa.Row[Any], correction: Correction, attach_statuses: list[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {"attach_status": correction.attach_status or str(compute_attach_status(attach_statuses))}
+    values: dict[str, Any] = {}
+    if correction.status or correction.attach_status:
+        values["status"], values["attach_status"] = resets.final_statuses(
+            correction.status, correction.attach_status, row.status, attach_statuses
+        )
     if correction.status is not None:
         # A claim for a bigger size ends with the operation that it was made for.
         values["claimed_gb"] = correction.columns.get("size_gb", row.size_gb)
-    elif (correction.deletes_attachments or correction.attachments) and row.status in ATTACHMENT_DERIVED:
-        values["status"] = str(compute_volume_status(attach_statuses))
     if correction.migration_status is not None:
         is_none = correction.migration_status == resets.NO_MIGRATION
         values["migration_status"] = None if is_none else correction.migration_status
