@@ -54,13 +54,16 @@ def test_an_unused_generation_closes_at_the_swap(current: CurrentGeneration) -> 
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(1)])
-def test_a_driver_that_fails_to_close_fails_nobody(current: CurrentGeneration, error: BaseException) -> None:
+def test_a_driver_that_fails_to_close_fails_nobody_and_is_logged(
+    current: CurrentGeneration, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     class Failing(ClosingDriver):
         def close(self) -> None:
             raise error
 
     current.swap(Failing())
     wait_closed(current.swap(ClosingDriver()))
+    assert "closing generation 1 failed" in caplog.text
 
 
 def test_a_close_that_hangs_holds_up_nobody(current: CurrentGeneration) -> None:

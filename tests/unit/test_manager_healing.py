@@ -510,5 +510,6 @@ def test_stopping_during_an_attempt_closes_its_driver_and_says_stopped(backend: 
 def test_stopping_closes_the_driver_that_serves(backend: Backend) -> None:
     manager = backend.start()
     backend.wait_state("ready")
+    backend.script.set("close", delay_s=0.3)
     assert manager.stop(2)
     assert backend.drivers[0].is_closed
