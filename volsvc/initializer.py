@@ -322,7 +322,7 @@ class DriverInitializer(Generic[C]):
             self._status = replace(self._status, max_attempts=max_retries + 1 if max_retries else 0)
 
     def close(self) -> None:
-        """No more attempts; one that still runs is discarded when it ends."""
+        """No more attempts and no more statuses; an attempt that still runs is discarded when it ends."""
         with self._guard:
             self._is_closed = True
             self._is_asked = False
@@ -440,6 +440,8 @@ class DriverInitializer(Generic[C]):
         self._set(replace(self._status, state=after, **fields))
 
     def _set(self, status: InitStatus) -> None:
+        if self._is_closed:
+            return  # whoever closed it says what it is now
         self._status = status
         self._on_change(status)
 

@@ -350,3 +350,20 @@ def test_a_hang_is_reported_as_an_attempt_and_its_end_as_the_end_of_a_hang(scrip
     ended = initializer.status.last_attempt
     assert ended is not None
     assert (ended.number, ended.was_hanging) == (1, True)
+
+
+def test_nothing_is_told_after_close(script: Script) -> None:
+    initializer = script.build()
+    initializer.attempt()
+    told = list(script.statuses)
+    initializer.close()
+    initializer.lose("gone", step="operation")
+    initializer.note_failed_publish("gone")
+    assert script.statuses == told
+
+
+def test_an_attempt_that_is_closed_while_it_is_adopted_is_not_told_as_ready(script: Script) -> None:
+    initializer = script.build()
+    initializer._adopt = lambda candidate: initializer.close()
+    initializer.attempt()
+    assert script.statuses == []
