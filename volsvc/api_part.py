@@ -51,6 +51,7 @@ class ApiPart:
                 response_timeout_s=service.rpc_response_timeout,
                 queue_timeout_s=service.operation_queue_timeout,
                 availability_zone=service.storage_availability_zone,
+                max_waiting=max(1, settings.api.api_threads // 4),
             ),
         )
         return build_app(volume_api, settings.api, policy=Policy(settings.policy_file))

@@ -242,6 +242,13 @@ class ServiceDown(VolsvcError):
     code = 503
 
 
+class BackendBusy(VolsvcError):
+    """So many requests wait for one backend that another would take a thread that others need."""
+
+    template = "{waiting} requests wait for the backend {host} already; try again when it has answered them"
+    code = 503
+
+
 class OperationTimeout(VolsvcError):
     template = "Operation {id} did not end in time: {reason}"
     code = 504

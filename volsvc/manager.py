@@ -360,9 +360,8 @@ class VolumeManager:
 
     def _expire_queued(self) -> None:
         try:
-            for host in (self.host, models.express_host(self.host)):
-                for operation in self._store.expire_queued(host):
-                    LOG.error("operation %s: %s waited too long for %s", operation.id, operation.action, self.host)
+            for operation in self._store.expire_queued(self.host):
+                LOG.error("operation %s: %s waited too long for %s", operation.id, operation.action, self.host)
         except exc.StoreUnavailable as error:
             LOG.warning("%s: queued work not looked at: %s", self.host, error)
 

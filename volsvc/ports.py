@@ -116,6 +116,14 @@ class Correction:
     attachments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seen: Situation | None = None
 
+    def cancels(self, operation: models.Operation, resource_id: str) -> bool:
+        """Whether an open operation of the situation can't stand beside this; those that only read it can."""
+        if operation.resource_id == resource_id:
+            return self.status is not None
+        if operation.resource_type != "attachment":
+            return False
+        return self.status is not None or self.deletes_attachments or bool(self.attachments)
+
 
 @dataclass(frozen=True, slots=True)
 class Query:

@@ -6,7 +6,6 @@ nothing does: then failures are only kept.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from volsvc import models
 from volsvc.driver_calls import DriverCalls
 from volsvc.drivers.base import VolumeDriver
 from volsvc.ports import Clock, Correction, Situation
+from volsvc.reset_records import attached_columns, connectable, nothing_to_connect
 from volsvc.resets import Ask, Fate, Force, Plan
 
 LOG = logging.getLogger(__name__)
@@ -230,22 +230,3 @@ def inspecting(situation: Situation) -> Callable[[VolumeDriver], models.StorageV
         return lambda driver: driver.inspect_snapshot(snapshot)
     volume: models.Volume = resource
     return lambda driver: driver.inspect_volume(volume)
-
-
-def connectable(attachments: Sequence[models.Attachment]) -> list[models.Attachment]:
-    """Those that a client has connected, or asked to."""
-    return [attachment for attachment in attachments if attachment.connector or attachment.connection_info]
-
-
-def attached_columns(attachment: models.Attachment) -> dict[str, Any]:
-    """What is written to an attachment that a reset to in-use attaches."""
-    columns: dict[str, Any] = {"status": "attached"}
-    if attachment.attached_at is None:
-        columns["attached_at"] = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    return columns
-
-
-def nothing_to_connect(volume_id: str) -> exc.Conflict:
-    return exc.Conflict(
-        reason=f"volume {volume_id} has no attachment that a client has connected, so it can't be in use; attach it"
-    )

@@ -21,8 +21,9 @@ from volsvc.driver_calls import DriverCalls, UseDriver
 from volsvc.drivers.base import VolumeDriver
 from volsvc.operations import Lease, OperationControl, Result
 from volsvc.ports import Clock, Correction, Outcome, Situation, Store
+from volsvc.reset_records import written_by
 from volsvc.reset_storage import NotDone, StorageReset, inspecting
-from volsvc.resets import final_statuses, plan_of
+from volsvc.resets import plan_of
 
 LOG = logging.getLogger(__name__)
 
@@ -173,7 +174,9 @@ class _Reset:
         except exc.Conflict as conflict:
             self._fail(conflict, situation)
         else:
-            LOG.warning("%s, asked by %s%s", self._words("reset"), self._operation.user_id, self._forced())
+            level = logging.WARNING if self._plan.force else logging.INFO
+            forced = f", forced: {self._plan.force}" if self._plan.force else ""
+            LOG.log(level, "%s, asked by %s%s", self._words("reset"), self._operation.user_id, forced)
 
     # -- when it was not done ------------------------------------------------------------------------
 
@@ -233,9 +236,6 @@ class _Reset:
             f"(operation {self._operation.id})"
         )
 
-    def _forced(self) -> str:
-        return f", forced: {self._plan.force}" if self._plan.force else ""
-
     def _result(self, situation: Situation, correction: Correction | None) -> dict[str, Any]:
         """What the operation keeps; the store adds what was cancelled."""
         view = self._storage.view
@@ -244,26 +244,6 @@ class _Reset:
             "storage": None if view is None else inspection.view_as_json(view),
             "written": None if correction is None else written_by(situation, correction),
         }
-
-
-def written_by(situation: Situation, correction: Correction) -> dict[str, Any]:
-    """A correction as an operation's result keeps it."""
-    resource = situation.resource
-    if not isinstance(resource, models.Volume):
-        return {"status": correction.status}
-    left = [
-        str(correction.attachments.get(attachment.id, {}).get("status", attachment.status))
-        for attachment in situation.attachments
-        if not correction.deletes_attachments
-    ]
-    status, attach_status = final_statuses(correction.status, correction.attach_status, resource.status, left)
-    return {
-        "status": status,
-        "attach_status": attach_status,
-        "migration_status": correction.migration_status,
-        "attachments_deleted": [a.id for a in situation.attachments] if correction.deletes_attachments else [],
-        **correction.columns,
-    }
 
 
 def _utcnow() -> dt.datetime:

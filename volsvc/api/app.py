@@ -13,7 +13,7 @@ from volsvc.api.call import Parts
 from volsvc.api.dispatch import Resource
 from volsvc.api.middleware import RequestMiddleware, build_error_handlers
 from volsvc.api.policies import Policy
-from volsvc.api.routes import PUBLIC_ROWS, ROWS
+from volsvc.api.routes import PUBLIC_ROWS, ROWS, V2_ROWS
 from volsvc.api.table import Row
 from volsvc.api.type_names import TypeNames
 from volsvc.options import Options
@@ -59,6 +59,8 @@ def build_app(
         app.add_route(path, Resource(rows, limit))
     for path, rows in _by_path(ROWS).items():
         app.add_route(f"/v3{path}", Resource(rows, limit))
+    for path, rows in _by_path(V2_ROWS).items():
+        app.add_route(f"/v2{path}", Resource(rows, limit))
     return app
 
 

@@ -94,14 +94,14 @@ class RequestMiddleware:
         if "\0" in req.path:
             raise errors.NoSuchRoute()
         parts = req.path.split("/", 3)
-        if len(parts) < 4 or parts[0] or parts[1] != "v3":
+        if len(parts) < 4 or parts[0] or parts[1] not in ("v3", "v2"):
             return None
         first, rest = parts[2], parts[3]
         if first in self._collections and not (first == token_project and rest.partition("/")[0] in self._collections):
             return None
         if not _PROJECT.match(first):
             raise errors.NoSuchRoute()
-        req.path = f"/v3/{rest}"
+        req.path = f"/{parts[1]}/{rest}"
         return first
 
 

@@ -54,6 +54,8 @@ RULES: dict[str, str] = {
     "volume:update_volume_metadata": MEMBER,
     "volume:delete_volume_metadata": MEMBER,
     "volume_extension:volume_admin_actions:force_delete": ADMIN,
+    "volume_extension:volume_admin_actions:reset_status": ADMIN,
+    "volsvc:volume:inspect": ADMIN,
     "volume:create_snapshot": MEMBER,
     "volume:get_snapshot": READER,
     "volume:get_all_snapshots": READER,
@@ -63,6 +65,7 @@ RULES: dict[str, str] = {
     "volume:update_snapshot_metadata": MEMBER,
     "volume:delete_snapshot_metadata": MEMBER,
     "volume_extension:snapshot_admin_actions:force_delete": ADMIN,
+    "volume_extension:snapshot_admin_actions:reset_status": ADMIN,
     "volume:attachment_create": MEMBER,
     "volume:attachment_update": MEMBER,
     "volume:attachment_delete": MEMBER,
@@ -89,6 +92,8 @@ RULES: dict[str, str] = {
     "volsvc:anyone": "",
     # -- inside handlers and views
     "volume:force_delete": ADMIN,
+    "volsvc:reset:ignore_driver": ADMIN,
+    "volsvc:reset:skip_driver": ADMIN,
     "volume_extension:volume_host_attribute": ADMIN,
     "volume_extension:volume_tenant_attribute": READER,
     "volume_extension:volume_mig_status_attribute": ADMIN,
@@ -101,6 +106,8 @@ RULES: dict[str, str] = {
 # What the rules of the second group decide; the others are described by where they apply.
 _INSIDE = {
     "volume:force_delete": "Deleting a volume with 'force' in the query, whatever its status.",
+    "volsvc:reset:ignore_driver": "Resetting a status although the driver fails ('force': 'ignore').",
+    "volsvc:reset:skip_driver": "Resetting a status without asking the driver ('force': 'skip').",
     "volume_extension:volume_host_attribute": "Showing which backend has a volume.",
     "volume_extension:volume_tenant_attribute": "Showing which project has a volume.",
     "volume_extension:volume_mig_status_attribute": "Showing a volume's migration status.",

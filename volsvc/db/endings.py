@@ -149,10 +149,15 @@ def _still_has_snapshots(connection: sa.Connection, row: sa.Row[Any]) -> bool:
 
 
 def expire_queued(connection: sa.Connection, host: str, now: dt.datetime) -> list[models.Operation]:
-    """Fail what has waited in the queue of ``host`` beyond its deadline."""
+    """Fail what has waited for ``host`` beyond its deadline, in its queue or beside it."""
     query = (
         sa.select(_o.id)
-        .where(_o.state == _QUEUED, _o.host == host, _o.deadline_at <= now, _o.action.in_(sorted(TRANSITIONS)))
+        .where(
+            _o.state == _QUEUED,
+            _o.host.in_([host, models.express_host(host)]),
+            _o.deadline_at <= now,
+            _o.action.in_(sorted(TRANSITIONS)),
+        )
         .order_by(_o.seq)
     )
     ended = []

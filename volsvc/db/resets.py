@@ -145,9 +145,7 @@ def apply(
     if correction.seen is not None:
         _require_unchanged(situation, correction.seen)
     cancelled = [
-        operation
-        for operation in situation.open_operations
-        if _is_cancelled(operation, situation.resource.id, correction)
+        operation for operation in situation.open_operations if correction.cancels(operation, situation.resource.id)
     ]
     for operation in cancelled:
         _cancel(connection, operation, operation_id, now)
@@ -168,14 +166,6 @@ def _require_unchanged(now: Situation, seen: Situation) -> None:
             reason=f"{seen.resource.id} was changed by another request while it was reset; "
             "the record was left as that request made it. Look at it, then reset it again"
         )
-
-
-def _is_cancelled(operation: models.Operation, resource_id: str, correction: Correction) -> bool:
-    if operation.resource_id == resource_id:
-        return correction.status is not None
-    if operation.resource_type != Resource.ATTACHMENT:
-        return False  # it only reads this resource, and goes on afterwards
-    return correction.status is not None or correction.deletes_attachments or bool(correction.attachments)
 
 
 def _cancel(connection: sa.Connection, operation: models.Operation, by: str, now: dt.datetime) -> None:

@@ -6,11 +6,12 @@
 from volsvc.volume_api.attachments import AttachmentRequests
 from volsvc.volume_api.base import ApiSettings
 from volsvc.volume_api.catalog import CatalogRequests
+from volsvc.volume_api.resets import ResetRequests
 from volsvc.volume_api.snapshots import SnapshotRequests
 from volsvc.volume_api.volumes import VolumeRequests
 
 
-class VolumeAPI(VolumeRequests, SnapshotRequests, AttachmentRequests, CatalogRequests):
+class VolumeAPI(VolumeRequests, SnapshotRequests, AttachmentRequests, ResetRequests, CatalogRequests):
     """Every request on volumes, snapshots, attachments, types, services and operations."""
 
 

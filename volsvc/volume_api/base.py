@@ -12,6 +12,7 @@ from typing import Any
 from volsvc import exceptions as exc
 from volsvc import models, placement
 from volsvc.ports import Clock, Doorbell, Intent, Query, Store
+from volsvc.volume_api.waiting_room import WaitingRoom
 
 LOG = logging.getLogger(__name__)
 
@@ -23,9 +24,11 @@ MAX_SIZE_GB = 1024 * 1024  # a PiB: beyond it a typing error is likelier than a 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
     """``response_timeout_s``: how long a request waits for an operation's result.
-    ``queue_timeout_s``: how long recorded work waits for a backend that isn't ready, 0 = for ever."""
+    ``queue_timeout_s``: how long recorded work waits for a backend that isn't ready, 0 = for ever.
+    ``max_waiting``: resets and inspections that wait for one backend at a time."""
 
     response_timeout_s: float = 60.0
+    max_waiting: int = 8
     queue_timeout_s: float = 3600.0
     availability_zone: str = "nova"
 
@@ -40,6 +43,7 @@ class RequestBase:
         self._doorbell = doorbell
         self._settings = settings
         self._clock = clock
+        self._waiting_room = WaitingRoom(settings.max_waiting)
 
     # -- recording -------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from volsvc.api.routes import (
     attachments,
     catalogue,
     operations,
+    resets,
     services,
     snapshots,
     versions,
@@ -23,6 +24,9 @@ ROWS: tuple[Row, ...] = (
     *services.ROWS,
     *catalogue.ROWS,
     *operations.ROWS,
+    *resets.ROWS,
 )
+# Below /v2, or below /v2/{project_id}.
+V2_ROWS: tuple[Row, ...] = resets.V2_ROWS
 # Whole paths, without authentication.
 PUBLIC_ROWS: tuple[Row, ...] = versions.ROWS

@@ -38,7 +38,8 @@ def operation(found: models.Operation, call: Call) -> dict[str, Any]:
         "links": [{"rel": "self", "href": call.href(f"operations/{found.id}")}],
     }
     if call.ctx.is_admin:
-        body["host"] = found.host
+        body["host"] = None if found.host is None else models.backend_of(found.host)
+        body["result"] = dict(found.result)
     return body
 
 

@@ -1,0 +1,75 @@
+"""Resetting a status, and inspecting what record and storage say: rows and handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from volsvc.api.call import Call, parse_bool
+from volsvc.api.schemas import resets as schemas
+from volsvc.api.table import Reply, Row
+
+#: What each ``force`` needs beyond the reset's own rule.
+_FORCE_RULES = {"ignore": "volsvc:reset:ignore_driver", "skip": "volsvc:reset:skip_driver"}
+
+
+def _authorize_force(call: Call, body: Mapping[str, Any]) -> None:
+    if body.get("force") is not None:
+        call.authorize(_FORCE_RULES[body["force"]])
+
+
+def _is_dry(body: Mapping[str, Any]) -> bool:
+    return parse_bool(body.get("dry_run", False), "dry_run")
+
+
+def reset_volume(call: Call) -> Reply | None:
+    body = call.body["os-reset_status"]
+    _authorize_force(call, body)
+    plan = call.api.reset_status(
+        call.ctx,
+        call.params["id"],
+        status=body.get("status"),
+        attach_status=body.get("attach_status"),
+        migration_status=body.get("migration_status"),
+        force=body.get("force"),
+        dry_run=_is_dry(body),
+    )
+    return None if plan is None else Reply({"dry_run": plan}, status=200)
+
+
+def reset_snapshot(call: Call) -> Reply | None:
+    body = call.body["os-reset_status"]
+    _authorize_force(call, body)
+    plan = call.api.reset_snapshot_status(
+        call.ctx,
+        call.params["id"],
+        status=body.get("status"),
+        force=body.get("force"),
+        dry_run=_is_dry(body),
+    )
+    return None if plan is None else Reply({"dry_run": plan}, status=200)
+
+
+def inspect_volume(call: Call) -> dict[str, Any]:
+    return {"inspection": call.api.inspect(call.ctx, call.params["id"])}
+
+
+_RESETS = (
+    Row(
+        *("POST", "/volumes/{id}/action", reset_volume, "volume_extension:volume_admin_actions:reset_status"),
+        action="os-reset_status",
+        success=202,
+        schemas=schemas.VOLUME,
+    ),
+    Row(
+        *("POST", "/snapshots/{id}/action", reset_snapshot, "volume_extension:snapshot_admin_actions:reset_status"),
+        action="os-reset_status",
+        success=202,
+        schemas=schemas.SNAPSHOT,
+    ),
+)
+
+ROWS = (*_RESETS, Row("GET", "/volumes/{id}/inspect", inspect_volume, "volsvc:volume:inspect"))
+
+#: Below /v2 too, where old tools still ask for exactly this.
+V2_ROWS = _RESETS
