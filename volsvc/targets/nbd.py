@@ -121,7 +121,7 @@ class NbdTarget(BaseTarget):
     def connect(self, volume: models.Volume, path: str, attachment: models.Attachment) -> Mapping[str, Any]:
         exporter = self._exporter(volume.id)
         with self._making(f"export volume {volume.id}"), exporter.locked():
-            if not exporter.is_alive:
+            if not exporter.is_usable:
                 self._start(exporter, path)
             try:
                 with self._exports(exporter) as exports:
@@ -136,7 +136,7 @@ class NbdTarget(BaseTarget):
         if not os.path.isdir(exporter.paths.control):
             return
         with self._making(f"end an export of volume {volume.id}"), exporter.locked():
-            if exporter.is_alive:
+            if exporter.is_usable:
                 with self._exports(exporter) as exports:
                     exports.remove(attachment.id)
             self._end_if_unused(exporter)
@@ -147,7 +147,7 @@ class NbdTarget(BaseTarget):
             return
         with self._making(f"sever a connection of volume {volume.id}"), exporter.locked():
             try:
-                if exporter.is_alive:
+                if exporter.is_usable:
                     with self._exports(exporter) as exports:
                         exports.remove(attachment.id)
                 self._end_if_unused(exporter)
@@ -160,7 +160,7 @@ class NbdTarget(BaseTarget):
         if not os.path.isdir(exporter.paths.control):
             return (), ()
         with self._making(f"look at the exports of volume {volume.id}"), exporter.locked():
-            if not exporter.is_alive:
+            if not exporter.is_usable:
                 return (), ()
             with self._exports(exporter) as exports:
                 return exports.attachments(), clients.of_socket(exporter.paths.socket)
@@ -171,16 +171,16 @@ class NbdTarget(BaseTarget):
             return
         exporter = self._exporter(volume.id)
         with self._making(f"restore the exports of volume {volume.id}"), exporter.locked():
-            if not exporter.is_alive:
+            if not exporter.is_usable:
                 self._start(exporter, path)
             with self._exports(exporter) as exports:
                 exports.replace(attachments)
 
     def is_exporting(self, volume: models.Volume) -> bool:
-        return self._exporter(volume.id).is_alive
+        return self._exporter(volume.id).is_usable
 
     def list_exported(self) -> frozenset[str]:
-        return frozenset(exporter.volume_id for exporter in self._known_exporters() if exporter.is_alive)
+        return frozenset(exporter.volume_id for exporter in self._known_exporters() if exporter.is_usable)
 
     def remove(self, volume_id: str) -> None:
         exporter = self._exporter(volume_id)
@@ -195,7 +195,7 @@ class NbdTarget(BaseTarget):
     def end_abandoned_copies(self) -> None:
         for exporter in self._known_exporters():
             with self._making(f"end abandoned copies of volume {exporter.volume_id}"):
-                if exporter.is_alive:
+                if exporter.is_usable:
                     point_in_time.end_abandoned_copy(exporter)
                 else:
                     with exporter.locked():
@@ -203,7 +203,7 @@ class NbdTarget(BaseTarget):
 
     def resize(self, volume: models.Volume, new_size_bytes: int) -> None:
         exporter = self._exporter(volume.id)
-        if not exporter.is_alive:
+        if not exporter.is_usable:
             return
         with (
             self._making(f"resize volume {volume.id}"),
@@ -240,9 +240,10 @@ class NbdTarget(BaseTarget):
         if self._gid is not None:
             os.chown(exporter.paths.socket, -1, self._gid)
         os.chmod(exporter.paths.socket, int(self.options.nbd_socket_mode, 8))
+        exporter.finish_start()
 
     def _end_if_unused(self, exporter: qsd.Exporter) -> None:
-        if exporter.is_alive:
+        if exporter.is_usable:
             with self._exports(exporter) as exports:
                 if exports:
                     return

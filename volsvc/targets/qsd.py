@@ -19,6 +19,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,11 @@ class ExporterPaths:
         return os.path.join(self.control, "copy")
 
     @property
+    def starting(self) -> str:
+        """There while a start goes on; one that is found later was cut."""
+        return os.path.join(self.control, "starting")
+
+    @property
     def pending_exports(self) -> str:
         return os.path.join(self.control, "exports")
 
@@ -110,11 +116,18 @@ class Exporter:
     def is_alive(self) -> bool:
         return self.pid() is not None
 
+    @property
+    def is_usable(self) -> bool:
+        """Alive, and its start was finished; otherwise it has no client."""
+        return self.is_alive and not os.path.exists(self.paths.starting)
+
     def start(self, image_path: str, aio: str) -> None:
-        """Start it on the raw image; no export yet.  Hold the lock.
+        """Start it on the raw image; no export yet.  Hold the lock; ``finish_start`` when it can be used.
 
         Raises ``DriverError`` with what it printed, ``MissingDriverLibrary`` without the program.
         """
+        self._end_cut_start()
+        os.close(os.open(self.paths.starting, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         for stale in (self.paths.monitor, self.paths.socket, self.paths.pending_exports):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(stale)
@@ -147,17 +160,41 @@ class Exporter:
             )
         LOG.info("volume %s: exporter started, pid %s, socket %s", self.volume_id, self.pid(), self.paths.socket)
 
+    def finish_start(self) -> None:
+        """Its sockets are as they should be: from now on it may have clients.  Hold the lock."""
+        os.unlink(self.paths.starting)
+
+    def _end_cut_start(self) -> None:
+        """Kill what a cut start left: it may have no pid file yet, and would take the next one's sockets."""
+        if not os.path.exists(self.paths.starting):
+            return
+        deadline = time.monotonic() + TERM_TIMEOUT_S
+        while pids := _pids_with(self.paths.pidfile):
+            if time.monotonic() > deadline:
+                raise exc.DriverError(reason=f"an earlier exporter of volume {self.volume_id} ({pids}) does not end")
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    handle = os.pidfd_open(pid)
+                    try:
+                        if _runs_with(pid, self.paths.pidfile):
+                            signal.pidfd_send_signal(handle, signal.SIGKILL)
+                            _has_ended(handle, max(0.0, deadline - time.monotonic()))
+                    finally:
+                        os.close(handle)
+
     def end(self, *, is_hanging: bool = False) -> None:
         """End the process and remove its files, whatever state they are in.  Hold the lock; repeatable.
 
         One that ``is_hanging`` isn't asked to end, it is killed.
         """
+        self._end_cut_start()
         pid = self.pid()
         if pid is not None:
             self._end_process(pid, is_hanging)
             LOG.info("volume %s: exporter ended, pid %s", self.volume_id, pid)
         paths = self.paths
-        for path in (paths.socket, paths.monitor, paths.pidfile, paths.pending_exports, paths.copy_lock, paths.lock):
+        files = (paths.socket, paths.monitor, paths.pidfile, paths.starting, paths.pending_exports, paths.copy_lock)
+        for path in (*files, paths.lock):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         with contextlib.suppress(OSError):
@@ -252,6 +289,10 @@ def _runs_with(pid: int, pidfile: str) -> bool:
             return os.fsencode(f"--pidfile={pidfile}") in file.read().split(b"\0")
     except OSError:
         return False
+
+
+def _pids_with(pidfile: str) -> list[int]:
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _runs_with(pid, pidfile)]
 
 
 def _has_ended(handle: int, timeout_s: float) -> bool:
