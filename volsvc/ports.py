@@ -282,6 +282,16 @@ class Doorbell(Protocol):
         """
 
 
+class NobodyRings:
+    """A doorbell without a bell: the daemon's next sweep finds the work."""
+
+    def ring(self, host: str) -> None:
+        return None
+
+    def wait_for(self, operation: models.Operation, timeout_s: float) -> None:
+        return None
+
+
 class Notifier(Protocol):
     def info(self, event_type: str, payload: Mapping[str, Any]) -> None: ...
     def error(self, event_type: str, payload: Mapping[str, Any]) -> None: ...

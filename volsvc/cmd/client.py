@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import volsvc
-from volsvc.cmd import tables
+from volsvc.cmd import reset_commands, tables
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:8776/v3/demo"
 OPERATION_COLUMNS = ("id", "action", "resource_id", "state", "progress", "created_at", "error")
@@ -23,6 +23,10 @@ TIMEOUT_S = 30.0
 class RequestFailed(Exception):
     """The API answered with an error, or not at all; the text is for the user."""
 
+    def __init__(self, message: str, *, is_missing: bool = False) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing
+
 
 class Client:
     """A few GETs and POSTs; no session, no state."""
@@ -31,7 +35,7 @@ class Client:
         self._endpoint = endpoint.rstrip("/")
         self._token = token
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = TIMEOUT_S) -> Any:
         """Raises ``RequestFailed`` with what the API said."""
         request = urllib.request.Request(  # noqa: S310 - the endpoint is the user's own
             self._endpoint + path,
@@ -40,10 +44,10 @@ class Client:
             headers={"X-Auth-Token": self._token, "Content-Type": "application/json", "Accept": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
                 text = response.read()
         except urllib.error.HTTPError as error:
-            raise RequestFailed(_message(error)) from error
+            raise RequestFailed(_message(error), is_missing=error.code == 404) from error
         except (urllib.error.URLError, OSError) as error:
             reason = getattr(error, "reason", error)
             raise RequestFailed(f"{self._endpoint} does not answer: {reason}; is volsvc-api running?") from error
@@ -101,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
     for sub in (listing, showing):
         sub.add_argument("-f", "--format", choices=tables.FORMATS, default="table")
+    reset_commands.add_groups(groups)
     return parser
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from volsvc import exceptions as exc
 from volsvc.cmd import daemon, tables
+from volsvc.cmd.stuck_commands import volume_stuck
 
 if TYPE_CHECKING:
     from volsvc import models
@@ -65,6 +66,17 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=int, default=50, metavar="N", help="at most N (default 50)")
     showing = _with_format(_command(operation, "show", operation_show, "one operation, whole"))
     showing.add_argument("id")
+
+    volume = groups.add_parser("volume", help="what is stuck").add_subparsers(required=True, metavar="COMMAND")
+    stuck = _with_format(
+        _command(
+            volume,
+            "stuck",
+            volume_stuck,
+            "volumes and snapshots whose status waits for an operation that isn't there, and the reset that mends each",
+        )
+    )
+    stuck.add_argument("--apply", action="store_true", help="do those resets; what asks the storage needs its daemon")
 
     config = groups.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     check = _command(config, "check", config_check, "read the files as a daemon would and say what is wrong")
