@@ -87,19 +87,19 @@ def test_a_driver_that_hangs_does_not_keep_the_daemon(make_daemon: Callable[...,
     user.wait_volume(volume.id)
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
-def test_a_second_signal_ends_it_at_once(make_daemon: Callable[..., Daemon], numbers: tuple[int, int]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_second_signal_ends_it_at_once(make_daemon: Callable[..., Daemon], number: int) -> None:
     scripted = ScriptedDaemon(make_daemon(), graceful_shutdown_timeout=600)
     daemon = scripted.daemon
     user = User(daemon.start().wait_ready())
     scripted.write({"create_volume": {"hang": True}})
     volume = user.cinder.volumes.create(1)
     wait_until(lambda: scripted.calls().get("create_volume"), "the driver to be called")
-    daemon.signal(numbers[0])
+    daemon.signal(number)
     daemon.wait_for_log("stopping; what runs has")
     assert daemon.process is not None
     assert daemon.process.poll() is None
-    daemon.signal(numbers[1])
+    daemon.signal(number)
     assert daemon.process.wait(20) == 1
     scripted.write({})
     User(daemon.start().wait_ready()).wait_volume(volume.id)
@@ -155,6 +155,7 @@ def test_sighup_lets_go_of_a_rotated_log_file(make_daemon: Callable[..., Daemon]
     assert "stopped" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_storm_of_sighups_disturbs_no_request_and_no_client(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon().start().wait_ready()
     user = User(daemon)
@@ -201,7 +202,14 @@ def test_sighup_and_sigterm_together_end_it_well(make_daemon: Callable[..., Daem
 # -- while it starts ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_at_any_moment_of_the_start_is_obeyed(make_daemon: Callable[..., Daemon], number: int) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")

@@ -185,7 +185,7 @@ def test_watch_follows_the_progress_to_the_end(make_daemon: Callable[..., Daemon
     daemon = scripted.daemon
     user = User(daemon.start().wait_ready())
     source = user.create(1)
-    scripted.write({"create_cloned_volume": {"delay_s": 3}})
+    scripted.write({"create_cloned_volume": {"delay_s": 2}})
     clone = user.cinder.volumes.create(1, source_volid=source.id)
     done = daemon.run("volsvc", "operation", "watch", user.operations(clone.id)[0]["id"])
     assert done.returncode == 0, done.stderr
