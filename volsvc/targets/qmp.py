@@ -8,12 +8,14 @@ Protocol: QEMU's qmp-spec (a greeting, capabilities negotiation, one JSON object
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from typing import Any
 
 from volsvc import exceptions as exc
 
 _MAX_REPLY_BYTES = 16 * 1024**2
+_MAX_LINES_BEFORE_GREETING = 1000
 
 
 class QmpError(exc.DriverError):
@@ -41,12 +43,14 @@ class Qmp:
     def __init__(self, path: str, timeout_s: float = 10.0) -> None:
         self._path = path
         self._buffer = b""
+        # A reply that the client before didn't wait for may still come; ids of ours tell it apart.
+        self._session = secrets.token_hex(4)
+        self._count = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.settimeout(timeout_s)
             self._guarded(self._socket.connect, path)
-            if "QMP" not in self._receive():
-                raise QmpUnreachable(path=path, reason="it sent no QMP greeting")
+            self._await_greeting()
             self.execute("qmp_capabilities")
         except BaseException:
             self._socket.close()
@@ -64,19 +68,31 @@ class Qmp:
         Returns the reply's value.  Raises ``QmpError`` when it is refused.
         """
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self.send(command, named)
+        request_id = self.send(command, named)
         while True:
             reply = self._receive()
+            if reply.get("id") != request_id:
+                continue
             if "return" in reply:
                 return reply["return"]
             if "error" in reply:
                 error = reply["error"]
                 raise QmpError(command=command, reason=error.get("desc", error), kind=error.get("class"))
 
-    def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
-        """Send one command without waiting for its reply (``quit`` may end before it answers)."""
-        line = json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\n"
-        self._guarded(self._socket.sendall, line)
+    def send(self, command: str, arguments: dict[str, Any] | None = None) -> str:
+        """Send one command without waiting for its reply (``quit`` may end before it answers); returns its id."""
+        self._count += 1
+        request_id = f"{self._session}-{self._count}"
+        request = {"execute": command, "arguments": arguments or {}, "id": request_id}
+        self._guarded(self._socket.sendall, json.dumps(request).encode() + b"\n")
+        return request_id
+
+    def _await_greeting(self) -> None:
+        """Read up to the greeting; events and replies meant for the client before may come first."""
+        for _ in range(_MAX_LINES_BEFORE_GREETING):
+            if "QMP" in self._receive():
+                return
+        raise QmpUnreachable(path=self._path, reason="it sent no QMP greeting")
 
     def _receive(self) -> dict[str, Any]:
         while b"\n" not in self._buffer:

@@ -37,9 +37,10 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., str]]:
         with connection, connection.makefile("rb") as lines:
             connection.sendall(pieces[0])
             for piece in pieces[1:]:
-                if not lines.readline():
+                line = lines.readline()
+                if not line:
                     return
-                connection.sendall(piece)
+                connection.sendall(piece.replace(b'"ID"', json.dumps(json.loads(line)["id"]).encode()))
             lines.readline()
 
     def start(*pieces: bytes) -> str:
@@ -57,7 +58,7 @@ def serve(short_path: pathlib.Path) -> Iterator[Callable[..., str]]:
 
 
 def reply(value: object) -> bytes:
-    return json.dumps({"return": value}).encode() + b"\n"
+    return json.dumps({"return": value, "id": "ID"}).encode() + b"\n"
 
 
 def test_events_between_a_command_and_its_reply_are_skipped(serve: Callable[..., str]) -> None:
@@ -68,7 +69,7 @@ def test_events_between_a_command_and_its_reply_are_skipped(serve: Callable[...,
 
 
 def test_refused_command_raises_with_the_monitors_words(serve: Callable[..., str]) -> None:
-    error = b'{"error": {"class": "DeviceNotFound", "desc": "no such node"}}\n'
+    error = b'{"error": {"class": "DeviceNotFound", "desc": "no such node"}, "id": "ID"}\n'
     with Qmp(serve(GREETING, reply({}), error), 5) as qmp, pytest.raises(QmpError, match="no such node") as caught:
         qmp.execute("blockdev-del", node_name="x")
     assert caught.value.kind == "DeviceNotFound"
@@ -102,3 +103,10 @@ def test_lock_keeps_threads_apart_and_is_let_go_when_its_file_is_deleted(short_p
         os.close(fd)
     with locked(path, 1, "this"):
         pass
+
+
+def test_what_was_meant_for_the_client_before_is_skipped(serve: Callable[..., str]) -> None:
+    stale = b'{"event": "JOB_STATUS_CHANGE"}\n{"return": ["stale"], "id": "other-1"}\n{"return": ["stale"]}\n'
+    path = serve(stale + GREETING, stale + reply({}), stale + reply(["mine"]))
+    with Qmp(path, 5) as qmp:
+        assert qmp.execute("query-jobs") == ["mine"]
