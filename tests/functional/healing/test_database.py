@@ -5,8 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
+import pytest
+
 from tests.functional.healing.backends import HealingDaemon
 from volsvc.testing.daemon import wait_until
+
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., HealingDaemon]
 

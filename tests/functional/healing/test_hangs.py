@@ -6,8 +6,12 @@ import signal
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.functional.healing.backends import GONE, HealingDaemon
 from volsvc.testing.daemon import wait_until
+
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., HealingDaemon]
 

@@ -15,6 +15,8 @@ import pytest
 from tests.functional.healing.backends import HealingDaemon
 from volsvc.testing.daemon import wait_until
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., HealingDaemon]
 
 GOOD = """
@@ -214,7 +216,7 @@ def test_stats_of_the_wrong_shape_are_refused_and_say_what_is_wrong(outside: Mak
     daemon.wait_state("one", "ready")
 
 
-@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()"])
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()"])
 def test_an_error_that_ends_threads_ends_only_what_met_it(outside: Make, error: str) -> None:
     text = f"""
 import pathlib

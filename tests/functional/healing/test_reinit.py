@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from tests.functional.healing.backends import HealingDaemon
+
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., HealingDaemon]
 
