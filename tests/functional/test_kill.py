@@ -354,6 +354,12 @@ def run_rounds(daemon: Daemon, rounds: int) -> None:
             since = "its record" if is_after_claim else "the request"
             answer = "answered" if was_answered else "not answered"
             print(f"round {number}: {kind.__name__}, {moment_s * 1000:.0f} ms after {since}, {open_ones}, {answer}")
+            if not rng.randrange(3):
+                killed_again_s = rng.uniform(0.3, 1.2)
+                print(f"  and {killed_again_s:.3f} s after its next start")
+                daemon.start(wait=False)
+                time.sleep(killed_again_s)
+                daemon.kill()
             user = User(daemon.start().wait_ready())
             action.user = user
             user.wait_idle()
