@@ -26,6 +26,10 @@ from volsvc.targets.base import BaseTarget, TargetContext
 DRIVERS = "volsvc.volume_drivers"
 TARGETS = "volsvc.targets"
 
+#: Classes found by entry point.  Looking through all that is installed takes longer than the rest of an
+#: attempt to initialise, and a class that was imported stays what it is until the process ends.
+_found: dict[tuple[str, str], type[Any]] = {}
+
 
 class BackendConfig(Protocol):
     """What building needs of a backend's settings (``settings.BackendSettings``)."""
@@ -45,9 +49,13 @@ def find_class(group: str, name: str, option: str) -> type[Any]:
     Raises ``MissingDriverLibrary`` when an import fails on a library, ``DriverConfigurationError``
     when there is no such module or class.
     """
+    found = _found.get((group, name))
+    if found is not None:
+        return found
     importlib.invalidate_caches()
     for entry in importlib.metadata.entry_points(group=group, name=name):
         loaded: type[Any] = _import(entry.load, f"{option} = {name}", entry.value.partition(":")[0])
+        _found[(group, name)] = loaded
         return loaded
     if "." not in name:
         known = ", ".join(sorted({entry.name for entry in importlib.metadata.entry_points(group=group)}))
@@ -56,10 +64,10 @@ def find_class(group: str, name: str, option: str) -> type[Any]:
         )
     module_name, _, class_name = name.rpartition(".")
     module = _import(lambda: importlib.import_module(module_name), f"{option} = {name}", module_name)
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type):
+    named = getattr(module, class_name, None)
+    if not isinstance(named, type):
         raise exc.DriverConfigurationError(reason=f"{option} is {name!r}, but {module_name} has no class {class_name}")
-    return found
+    return named
 
 
 def _import(load: Callable[[], Any], what: str, module_name: str) -> Any:
