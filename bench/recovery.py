@@ -12,6 +12,7 @@ Real daemons on the embedded default in private directories.  Nothing is asserte
 ``--quick`` takes less than a minute.
 
 Usage: python bench/recovery.py [--quick] [--interval S] [--rounds N] [--creates N] [--backends N] [--idle S]
+       [--only recovery|neighbours|idle]
 """
 
 from __future__ import annotations
@@ -306,16 +307,21 @@ def main() -> int:
     parser.add_argument("--creates", type=int, help="volumes made on each daemon (default 300)")
     parser.add_argument("--backends", type=int, help="backends of the idle daemon (default 20)")
     parser.add_argument("--idle", type=float, help="seconds to look at it (default 130)")
+    parser.add_argument("--only", choices=("recovery", "neighbours", "idle"), help="one of the three")
     args = parser.parse_args()
     defaults = (2, 2, 30, 20, 8.0) if args.quick else (10, 6, 300, 20, 130.0)
     names = ("interval", "rounds", "creates", "backends", "idle")
     interval_s, rounds, creates, backends, idle_s = (
         getattr(args, name) or default for name, default in zip(names, defaults, strict=True)
     )
-    rows = measure_recovery(interval_s, 60, rounds)
-    print_table("From 'the storage is back' to 'a new volume is available'", rows)
-    print_table("A create on a healthy backend", measure_neighbours(creates))
-    print_table("A daemon that nobody asks anything of, at the default intervals", measure_idle(backends, idle_s))
+    if args.only in (None, "recovery"):
+        rows = measure_recovery(interval_s, 60, rounds)
+        print_table("From 'the storage is back' to 'a new volume is available'", rows)
+    if args.only in (None, "neighbours"):
+        print_table("A create on a healthy backend", measure_neighbours(creates))
+    if args.only in (None, "idle"):
+        print_table("A daemon that nobody asks anything of, at the default intervals", measure_idle(backends, idle_s))
+    print(f"\nload of this machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     return 0
 
 
