@@ -23,7 +23,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt tools/bootstrap.sh
 
 $(VENV)/.test: $(VENV)/.runtime
 	@tools/bootstrap.sh test
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,basic-auth]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,basic-auth,s3]'
 	@touch $@
 
 demo: $(VENV)/.runtime

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from volsvc import exceptions as exc
 
-#: Debian packages of libraries that drivers import, for the sentence that says what to install.
+#: What has the libraries that drivers import, for the sentence that says what to install: Debian's
+#: packages, or what pip installs where Debian has none.
 PACKAGES = {
     "rados": "python3-rados",
     "rbd": "python3-rbd",
     "nbd": "python3-libnbd",
     "rtslib_fb": "python3-rtslib-fb",
+    "obstore": "volsvc[s3] with pip",
 }
 
 

@@ -106,6 +106,14 @@ class MetadataNotFound(NotFound):
     template = "Metadata has no key {id}."
 
 
+class BackupNotFound(NotFound):
+    template = "Backup {id} could not be found."
+
+
+class BackupObjectMissing(NotFound):
+    template = "{store} has no object {id}."
+
+
 class Conflict(VolsvcError):
     template = "Conflict: {reason}"
     code = 409
@@ -225,6 +233,25 @@ class DetachNotSupported(VolsvcError):
         + _WAYS_ON
     )
     code = 501
+
+
+# -- backups -------------------------------------------------------------------
+
+
+class BackupObjectExists(Conflict):
+    template = "{store} already has an object {id}; it was not replaced"
+
+
+class BackupDamaged(VolsvcError):
+    """What the store gave back is not what was stored: truncated, changed, or of another backup."""
+
+    template = "{what} is damaged: {reason}"
+
+
+class BackupNotReadable(VolsvcError):
+    """The backup may be whole, but this program can't read it: a newer format, or another key."""
+
+    template = "{what} can't be read by this program: {reason}"
 
 
 # -- operations ----------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Where backups are kept: drivers that hold named objects."""

@@ -1,0 +1,1 @@
+"""Making, reading, checking and deleting backups; knows block sources and stores, not the service."""

@@ -1,0 +1,1 @@
+"""How a backup is written down: names, packs, pages and the root (doc/source/backup-format.rst)."""

@@ -1,0 +1,1 @@
+"""Speaking NBD, the network block device protocol."""
