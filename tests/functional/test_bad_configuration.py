@@ -63,10 +63,13 @@ def test_a_bad_file_is_one_line_with_file_option_and_value(make_daemon: Callable
 
 
 @pytest.mark.parametrize("name", BAD_USES)
-def test_an_option_that_cannot_be_used_is_one_line_with_its_name(make_daemon: Callable[..., Daemon], name: str) -> None:
+def test_an_option_that_cannot_be_used_is_one_line_with_file_and_name(
+    make_daemon: Callable[..., Daemon], name: str
+) -> None:
     text, wanted = BAD_USES[name]
-    line = start_with(make_daemon(), text)
-    assert line.startswith("volsvc-all: ")
+    daemon = make_daemon()
+    line = start_with(daemon, text)
+    assert line.startswith(f"volsvc-all: {daemon.config}: ")
     assert re.search(wanted, line), line
 
 

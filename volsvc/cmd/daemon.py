@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import volsvc
@@ -85,19 +86,32 @@ def _serve(args: argparse.Namespace, build_parts: PartsFactory, on_ready: ReadyC
     flags = SignalFlags(loaded.service.graceful_shutdown_timeout)
     launcher = Launcher(oslo_conf, flags)
     flags.unblock()
-    foundations = Foundations(loaded)
-    parts = build_parts(foundations, args)
-    service = VolsvcService(
-        foundations,
-        parts,
-        flags,
-        load_settings=lambda: settings.load(loaded.files, loaded.dirs),
-        on_ready=lambda: on_ready(parts),
-        is_debug=args.debug,
-    )
-    launcher.launch_service(service)
+    with _naming_files(loaded.files):
+        foundations = Foundations(loaded)
+        parts = build_parts(foundations, args)
+        service = VolsvcService(
+            foundations,
+            parts,
+            flags,
+            load_settings=lambda: settings.load(loaded.files, loaded.dirs),
+            on_ready=lambda: on_ready(parts),
+            is_debug=args.debug,
+        )
+        launcher.launch_service(service)
     _leave_hung_threads_behind()
     return 0
+
+
+@contextlib.contextmanager
+def _naming_files(files: Sequence[str]) -> Iterator[None]:
+    """An option that turns out to be wrong when it is used is looked for in these files."""
+    try:
+        yield
+    except exc.ConfigurationError as error:
+        where = ", ".join(files)
+        if not where or where in str(error):
+            raise
+        raise exc.ConfigurationError(f"{where}: {error}") from error
 
 
 def _leave_hung_threads_behind() -> None:
