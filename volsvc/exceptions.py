@@ -242,6 +242,12 @@ class BackupObjectExists(Conflict):
     template = "{store} already has an object {id}; it was not replaced"
 
 
+class VolumeAccessError(DriverError):
+    """A volume's blocks can't be read or written: its backend's trouble, not the backup store's."""
+
+    template = "The volume's data can't be reached: {reason}"
+
+
 class BackupDamaged(VolsvcError):
     """What the store gave back is not what was stored: truncated, changed, or of another backup."""
 

@@ -37,7 +37,7 @@ class BlockSource(Protocol):
         """Extents at or behind ``offset`` that may hold anything but zeros."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` from ``offset``.  Raises ``DriverError`` and its children."""
+        """Fill ``buffer`` from ``offset``.  Raises ``VolumeAccessError``."""
 
     def close(self) -> None: ...
 
@@ -60,7 +60,7 @@ class BlockSink(Protocol):
     def size_bytes(self) -> int: ...
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Durable after ``sync``.  Raises ``DriverError`` and its children."""
+        """Durable after ``sync``.  Raises ``VolumeAccessError`` or ``StorageFull``."""
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Let the range read as zeros, giving its room back where that is possible."""

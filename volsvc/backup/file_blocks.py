@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator
 from typing import Self
 
+from volsvc import exceptions as exc
 from volsvc.backup.blocks import PAGE_EXTENTS, Extent, ExtentPage
-from volsvc.drivers.storage_errors import translate
+from volsvc.drivers.storage_errors import FULL, translate
 
 _BLOCK = 4096
 _NO_DIRECT = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
@@ -61,9 +62,10 @@ class _OpenFile:
         try:
             yield
         except OSError as error:
-            raise translate(error, f"{self._doing} {os.path.basename(self._path)}", os.path.dirname(self._path)) from (
-                error
-            )
+            if error.errno in FULL:
+                raise translate(error, f"{self._doing} it", self._path) from error
+            words = os.strerror(error.errno) if error.errno else str(error)
+            raise exc.VolumeAccessError(reason=f"can't {self._doing} {self._path}: {words}") from error
 
     def _fd_for(self, offset: int, length: int) -> int:
         is_aligned = not (offset % _BLOCK or length % _BLOCK)

@@ -66,7 +66,7 @@ def create_backup(store: BackupDriver, request: CreateRequest, source: BlockSour
         return load_root(store, backup_id, request.hasher)
     except exc.BackupNotFound:
         pass
-    chunk_bytes = request.chunk_bytes or (256 * KIB if source.size_bytes > _LARGE_VOLUME_BYTES else 64 * KIB)
+    chunk_bytes = _choose_chunk_bytes(request, source.size_bytes)
     start = {
         "source": request.source_token,
         "volume_bytes": source.size_bytes,
@@ -92,6 +92,16 @@ def create_backup(store: BackupDriver, request: CreateRequest, source: BlockSour
     )
     work.checkpoint(source.size_bytes, source.size_bytes)
     return _publish(store, root, request.hasher)
+
+
+def _choose_chunk_bytes(request: CreateRequest, volume_bytes: int) -> int:
+    chosen = request.chunk_bytes or (256 * KIB if volume_bytes > _LARGE_VOLUME_BYTES else 64 * KIB)
+    if chosen < 512 or chosen & (chosen - 1) or request.pack_bytes < 4 * chosen:
+        raise exc.InvalidInput(
+            reason=f"chunks of {chosen} bytes in packs of {request.pack_bytes} won't do: a chunk is a power of two from "
+            "512 bytes, and a pack holds four at least"
+        )
+    return chosen
 
 
 def _publish(store: BackupDriver, root: Root, hasher: Hasher) -> Root:
