@@ -24,6 +24,9 @@ LOG = logging.getLogger(__name__)
 
 C = TypeVar("C")
 
+CLOSE_TIMEOUT_S = 2.0
+MAX_HUNG_CLOSES = 3
+
 
 class InitState(enum.StrEnum):
     STARTING = "starting"
@@ -259,6 +262,7 @@ class DriverInitializer(Generic[C]):
         self._guard = threading.RLock()
         self._running: _Attempt[C] | None = None
         self._is_asked = False
+        self._hung_closes: list[threading.Thread] = []
         self._is_closed = False
         self._status = InitStatus(max_attempts=max_retries + 1 if max_retries else 0)
 
@@ -380,7 +384,7 @@ class DriverInitializer(Generic[C]):
                 error = adopt_error
                 running.current_step = "adopt"
         if error is not None or is_closed:
-            _discard_quietly(self.name, self._discard, running.candidate)
+            self._close_candidate(running)
         report = AttemptReport(
             number=running.number,
             step=running.current_step if error is not None else None,
@@ -401,6 +405,26 @@ class DriverInitializer(Generic[C]):
                 self._is_asked = False
             elif self._is_asked:
                 self._move(Event.ASKED, attempts=0)
+
+    def _close_candidate(self, running: _Attempt[C]) -> None:
+        """Close what the attempt has built, without letting a close that hangs end all attempts.
+
+        It is left to its thread, but only so often; then it counts as the attempt that hangs.
+        """
+        failed_step, running.current_step = running.current_step, "close"
+        closing = threading.Thread(
+            target=_discard_quietly,
+            args=(self.name, self._discard, running.candidate),
+            name=f"close-{self.name}-attempt",
+            daemon=True,
+        )
+        closing.start()
+        self._hung_closes = [thread for thread in self._hung_closes if thread.is_alive()]
+        closing.join(CLOSE_TIMEOUT_S if len(self._hung_closes) < MAX_HUNG_CLOSES else None)
+        if closing.is_alive():
+            LOG.warning("%s: closing the driver that did not start hangs; it is left behind", self.name)
+            self._hung_closes.append(closing)
+        running.current_step = failed_step
 
     def _record(self, running: _Attempt[C], error: BaseException | None, report: AttemptReport) -> None:
         if error is None:

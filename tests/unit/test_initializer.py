@@ -367,3 +367,30 @@ def test_an_attempt_that_is_closed_while_it_is_adopted_is_not_told_as_ready(scri
     initializer._adopt = lambda candidate: initializer.close()
     initializer.attempt()
     assert script.statuses == []
+
+
+def test_a_close_that_hangs_does_not_end_all_attempts(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volsvc.initializer.CLOSE_TIMEOUT_S", 0.02)
+    release = threading.Event()
+    closed: list[list[str]] = []
+
+    def discard(candidate: list[str]) -> None:
+        assert release.wait(10)
+        closed.append(candidate)
+
+    script.failures = [RuntimeError("x")] * 4
+    initializer = script.build(max_retries=0, timeout_s=0.2)
+    initializer._discard = discard
+    for number in (1, 2, 3):
+        status = initializer.attempt()
+        assert (status.state, status.step, status.attempts) == (InitState.RETRYING, "do_setup", number)
+        assert status.hanging_since is None
+    status = initializer.attempt()
+    assert status.step == "close", "closes that hang don't add up without a limit"
+    assert status.hanging_since is not None
+    assert not initializer.wants_attempt
+    release.set()
+    wait_until(lambda: initializer.wants_attempt)
+    assert initializer.status.step == "do_setup"
+    wait_until(lambda: len(closed) == 4)
+    assert initializer.attempt().state is InitState.READY

@@ -85,6 +85,7 @@ def test_a_driver_whose_close_hangs_is_replaced_all_the_same(start: Start) -> No
     hanging = {"close": {"hang": True}}
     daemon.one.script(**GONE, **hanging)
     daemon.wait_state("one", "lost")
+    wait_until(lambda: daemon.services()["one"]["attempts"] >= 2, "attempts whose driver does not close either")
     daemon.one.script(**hanging)
     daemon.wait_state("one", "ready")
     daemon.new_volume()
