@@ -136,13 +136,14 @@ def measure_recovery(interval_s: int, long_s: int, rounds: int) -> Table:
                 daemon.start()
                 client = Client(daemon.url)
                 client.wait_states("retrying")
-                retrying.append(_back(daemon, client, act, pause_s))
+                retrying.append(_back(daemon, act, pause_s))
+                client = Client(daemon.url)
                 disk.rename(away)
                 # Asking for a volume is what notices it before the next publish.
                 client.call("POST", "/volumes", {"volume": {"size": 1}})
                 client.wait_states("lost")
                 _wait_failed(daemon, client)
-                lost.append(_back(daemon, client, act, pause_s))
+                lost.append(_back(daemon, act, pause_s))
             for state, took in (("retrying", retrying), ("lost", lost)):
                 rows.append(
                     (
@@ -184,10 +185,12 @@ def _wait_failed(daemon: Daemon, client: Client) -> None:
     wait_until(look, "the loss to be settled", 120, POLL_S)
 
 
-def _back(daemon: Daemon, client: Client, act: Callable[[Daemon, float], None], pause_s: float) -> float:
+def _back(daemon: Daemon, act: Callable[[Daemon, float], None], pause_s: float) -> float:
     """Bring the storage back; seconds until a volume is there."""
     if act is wait_for_publish:
         act(daemon, pause_s)
+    client = Client(daemon.url)  # the server has closed one that said nothing for so long
+    client.states()
     (daemon.root / "away").rename(daemon.root / "disk")
     started = time.perf_counter()
     if act is not wait_for_publish:
