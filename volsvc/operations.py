@@ -459,4 +459,7 @@ def holds_of(operation: models.Operation) -> list[Hold]:
 def _why_not_alone(resource_id: str, holders: Sequence[_Running], waited_s: float) -> str:
     names = [f"operation {holder.operation.id} ({holder.operation.action})" for holder in holders]
     what = " and ".join(names) or "a call to the driver that was given up and has not come back"
-    return f"{resource_id} is held by {what}, which did not stop within {waited_s:.0f} s and goes on"
+    return (
+        f"{resource_id} is held by {what}, which did not stop within {waited_s:g} s and goes on. Wait for it, or reset "
+        'with "force": "skip", which writes the record without asking anybody'
+    )

@@ -112,7 +112,7 @@ def test_a_creation_that_is_stopped_for_a_refused_reset_goes_on(
 
 
 def test_what_does_not_stop_in_time_fails_the_reset_and_goes_on(make_backend: Callable[..., Backend]) -> None:
-    backend = make_backend(answer_timeout_s=1.0)
+    backend = make_backend(answer_timeout_s=4.0)
     volume = backend.create()
     backend.script.set("extend_volume", hang=True)
     backend.api.extend(ADMIN, volume.id, 2)
@@ -302,7 +302,7 @@ def test_a_hanging_driver_gives_an_error_in_time_and_is_reconciled_when_it_comes
 def make_short(backend: Backend) -> Any:
     """Requests to the same daemon whose resets wait less for a volume that is held."""
     manager = backend.manager
-    manager._settings = replace(manager._settings, reset=replace(manager._settings.reset, answer_timeout_s=0.5))
+    manager._settings = replace(manager._settings, reset=replace(manager._settings.reset, answer_timeout_s=1.0))
     return backend.api
 
 
