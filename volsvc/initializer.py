@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from volsvc import exceptions as exc
+from volsvc.init_attempt import Attempt, Step, discard_quietly
 from volsvc.ports import Clock
 
 LOG = logging.getLogger(__name__)
@@ -94,14 +95,6 @@ SELF_HEALING = frozenset({InitState.STARTING, InitState.RETRYING, InitState.LOST
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[C]):
-    """One named part of an attempt; it works on the candidate that the attempt builds up."""
-
-    name: str
-    run: Callable[[C], None]
-
-
-@dataclass(frozen=True, slots=True)
 class AttemptReport:
     """How one attempt ended, or that it hangs; ``step`` is None when it succeeded.
 
@@ -130,98 +123,6 @@ class InitStatus:
     hanging_since: dt.datetime | None = None
     next_attempt_at: dt.datetime | None = None  # filled by whoever calls ``attempt`` periodically
     last_attempt: AttemptReport | None = None
-
-
-class _Attempt(Generic[C]):
-    """One run of the steps in its own thread."""
-
-    def __init__(self, number: int, candidate: C, steps: Sequence[Step[C]], name: str, clock: Clock) -> None:
-        self.number = number
-        self.is_answer = False  # to ``ask``: it began after that
-        self.candidate = candidate
-        self.current_step: str | None = None
-        self.error: BaseException | None = None
-        self.started_at = clock()
-        self.ended = threading.Event()
-        self._steps = steps
-        self._on_end: Callable[[_Attempt[C]], None] | None = None
-        self.thread = threading.Thread(target=self._run, name=f"init-{name}-{number}", daemon=True)
-
-    def start(self, on_end: Callable[[_Attempt[C]], None]) -> None:
-        self._on_end = on_end
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            for step in self._steps:
-                self.current_step = step.name
-                step.run(self.candidate)
-            self.current_step = None
-        except BaseException as error:  # noqa: BLE001 - whatever a driver raises, SystemExit included, ends the attempt
-            self.error = error
-        finally:
-            try:
-                if self._on_end is not None:
-                    self._on_end(self)
-            finally:
-                self.ended.set()
-
-
-class StepFailed(exc.VolsvcError):
-    """A single run of the steps failed; ``step`` says in which, ``error`` with what."""
-
-    template = "{step}: {reason}"
-
-    def __init__(self, step: str, error: BaseException | None, reason: str) -> None:
-        super().__init__(step=step, reason=reason)
-        self.step = step
-        self.error = error
-
-
-def run_once(
-    name: str,
-    steps: Sequence[Step[C]],
-    candidate: C,
-    *,
-    timeout_s: float,
-    discard: Callable[[C], None],
-    wait: Callable[[threading.Event, float], bool],
-    clock: Clock = time.monotonic,
-) -> None:
-    """Run steps once in a thread of their own, beside whatever state the backend is in.
-
-    ``wait`` waits for an event and may raise to give up.  Raises ``StepFailed``.  A candidate that
-    failed, or whose steps end after the time was over, is discarded.
-    """
-    guard = threading.Lock()
-    has_ended = is_given_up = False
-
-    def on_end(attempt: _Attempt[C]) -> None:
-        nonlocal has_ended
-        with guard:
-            has_ended = True
-        if is_given_up or attempt.error is not None:
-            _discard_quietly(name, discard, candidate)
-
-    attempt = _Attempt(0, candidate, steps, name, clock)
-    attempt.start(on_end)
-    try:
-        wait(attempt.ended, timeout_s)
-    finally:
-        with guard:
-            is_given_up = not has_ended
-    if is_given_up:
-        raise StepFailed(attempt.current_step or "setup", None, f"it has not come back within {timeout_s:.0f} s")
-    attempt.ended.wait()
-    if attempt.error is not None:
-        raise StepFailed(attempt.current_step or "setup", attempt.error, exc.describe(attempt.error))
-
-
-def _discard_quietly(name: str, discard: Callable[[C], None], candidate: C) -> None:
-    try:
-        discard(candidate)
-    except BaseException:  # a driver's close may raise anything
-        LOG.exception("%s: closing a driver that did not start failed; it is dropped", name)
 
 
 class DriverInitializer(Generic[C]):
@@ -260,7 +161,7 @@ class DriverInitializer(Generic[C]):
         self._timeout_s = timeout_s
         self._clock = clock
         self._guard = threading.RLock()
-        self._running: _Attempt[C] | None = None
+        self._running: Attempt[C] | None = None
         self._is_asked = False
         self._hung_closes: list[threading.Thread] = []
         self._is_closed = False
@@ -342,7 +243,7 @@ class DriverInitializer(Generic[C]):
             if self._running is not None or self._is_closed:
                 return self._status
             number = self._status.attempts + 1
-            running = _Attempt(number, self._new_candidate(), self._steps, self.name, self._clock)
+            running = Attempt(number, self._new_candidate(), self._steps, self.name, self._clock)
             running.is_answer = self._is_asked
             self._running = running
             running.start(self._end)
@@ -355,7 +256,7 @@ class DriverInitializer(Generic[C]):
                 break
         return self._status
 
-    def _mark_hanging(self, running: _Attempt[C]) -> None:
+    def _mark_hanging(self, running: Attempt[C]) -> None:
         with self._guard:
             if self._running is not running or running.ended.is_set() or self._status.hanging_since is not None:
                 return
@@ -372,7 +273,7 @@ class DriverInitializer(Generic[C]):
                 event, step=step, reason=reason, attempts=running.number, hanging_since=since, last_attempt=report
             )
 
-    def _end(self, running: _Attempt[C]) -> None:
+    def _end(self, running: Attempt[C]) -> None:
         """Called in the attempt's thread."""
         error = running.error
         with self._guard:
@@ -406,14 +307,14 @@ class DriverInitializer(Generic[C]):
             elif self._is_asked:
                 self._move(Event.ASKED, attempts=0)
 
-    def _close_candidate(self, running: _Attempt[C]) -> None:
+    def _close_candidate(self, running: Attempt[C]) -> None:
         """Close what the attempt has built, without letting a close that hangs end all attempts.
 
         It is left to its thread, but only so often; then it counts as the attempt that hangs.
         """
         failed_step, running.current_step = running.current_step, "close"
         closing = threading.Thread(
-            target=_discard_quietly,
+            target=discard_quietly,
             args=(self.name, self._discard, running.candidate),
             name=f"close-{self.name}-attempt",
             daemon=True,
@@ -426,7 +327,7 @@ class DriverInitializer(Generic[C]):
             self._hung_closes.append(closing)
         running.current_step = failed_step
 
-    def _record(self, running: _Attempt[C], error: BaseException | None, report: AttemptReport) -> None:
+    def _record(self, running: Attempt[C], error: BaseException | None, report: AttemptReport) -> None:
         if error is None:
             self._move(Event.SUCCEEDED, attempts=0, last_attempt=report)
             return

@@ -21,14 +21,8 @@ from volsvc import models
 from volsvc.backend_stats import StatsReader, capabilities_of
 from volsvc.drivers.base import VolumeDriver
 from volsvc.generations import CurrentGeneration, Generation
-from volsvc.initializer import (
-    DriverInitializer,
-    InitState,
-    InitStatus,
-    Step,
-    StepFailed,
-    run_once,
-)
+from volsvc.init_attempt import Step, StepFailed, run_once
+from volsvc.initializer import DriverInitializer, InitState, InitStatus
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
 from volsvc.ports import Clock, Notifier, Query, Store
 from volsvc.reset_work import ResetSettings, ResetWork

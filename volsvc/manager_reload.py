@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from volsvc import exceptions as exc
 from volsvc.generations import Generation
-from volsvc.initializer import StepFailed, run_once
+from volsvc.init_attempt import StepFailed, run_once
 from volsvc.manager import BlueprintLoader, ManagerSettings, VolumeManager
 from volsvc.volume_init import Blueprint, Candidate
 

@@ -18,7 +18,7 @@ from volsvc import models
 from volsvc.backend_stats import checked_stats
 from volsvc.driver_libraries import missing_library
 from volsvc.drivers.base import VolumeDriver
-from volsvc.initializer import Step
+from volsvc.init_attempt import Step
 from volsvc.ports import Store
 
 LOG = logging.getLogger(__name__)

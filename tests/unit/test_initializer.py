@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from volsvc import exceptions as exc
-from volsvc.initializer import NEXT_STATE, SELF_HEALING, DriverInitializer, Event, InitState, InitStatus, Step
+from volsvc.init_attempt import Step
+from volsvc.initializer import NEXT_STATE, SELF_HEALING, DriverInitializer, Event, InitState, InitStatus
 
 
 class Script:
