@@ -12,8 +12,10 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import importlib
+import itertools
+import re
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from volsvc import exceptions as exc
@@ -24,6 +26,8 @@ from volsvc.driver_libraries import missing_library
 _PAGE = 1000
 #: What S3 servers say when there is no room or the quota is used up.
 _FULL_WORDS = ("QuotaExceeded", "InsufficientStorage", "StorageFull", "507 ")
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
+_CAUSE = re.compile(r'(?:message|error): "([^"]{1,200})"')
 _RETRY_BACKOFF = {"init_backoff": dt.timedelta(milliseconds=200), "max_backoff": dt.timedelta(seconds=5), "base": 2}
 
 
@@ -99,32 +103,46 @@ class S3BackupDriver(BackupDriver):
 
     def get(self, name: str) -> bytes:
         check_name(name)
-        try:
-            return bytes(self._obstore.get(self._store, name).bytes())
-        except Exception as error:
-            raise self._translate(error, f"read {name}", name) from error
+        return self._read(name, lambda: self._obstore.get(self._store, name).bytes())
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         check_name(name)
         if not length:
             return b""
-        try:
-            return bytes(self._obstore.get_range(self._store, name, start=offset, length=length))
-        except Exception as error:
-            text = str(error)
-            if "InvalidRange" in text or "416" in text or "start offset" in text.lower():
-                return b""
-            raise self._translate(error, f"read {name}", name) from error
+        return self._read(name, lambda: self._obstore.get_range(self._store, name, start=offset, length=length))
 
     def list(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
         check_prefix(prefix)
-        try:
-            for page in self._obstore.list(self._store, prefix=prefix.rstrip("/") or None, chunk_size=_PAGE):
-                yield [ObjectInfo(item["path"], item["size"]) for item in page]
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            raise self._translate(error, f"list {prefix}") from error
+        last: str | None = None
+        attempt = 0
+        while True:
+            try:
+                # Names come in order, so a list that was cut goes on behind the last one.
+                pages = self._obstore.list(self._store, prefix.rstrip("/") or None, offset=last, chunk_size=_PAGE)
+                for page in filter(None, pages):
+                    last, attempt = page[-1]["path"], 0
+                    yield [ObjectInfo(item["path"], item["size"]) for item in page]
+                return
+            except Exception as error:
+                if not self._may_retry(error, attempt):
+                    raise self._translate(error, f"list {prefix}") from error
+                attempt += 1
+
+    def _read(self, name: str, fetch: Callable[[], Any]) -> bytes:
+        for attempt in itertools.count():
+            try:
+                return bytes(fetch())
+            except Exception as error:
+                text = str(error)
+                if "InvalidRange" in text or "start offset" in text.lower():
+                    return b""
+                if not self._may_retry(error, attempt):
+                    raise self._translate(error, f"read {name}", name) from error
+        raise AssertionError("unreachable")
+
+    def _may_retry(self, error: Exception, attempt: int) -> bool:
+        """The library itself tries again for an answer that failed, not for one that was cut."""
+        return "response body error" in str(error) and attempt < self.options.backup_s3_retry_max_attempts
 
     def delete(self, name: str) -> None:
         self.delete_many([name])
@@ -229,6 +247,10 @@ def _read_certificates(path: str) -> bytes:
 
 
 def _one_line(error: Exception) -> str:
-    """The first sentence of the library's text: below it stand its own debug forms, headers included."""
-    text = " ".join(str(error).partition("Debug source:")[0].split())
-    return text[:500]
+    """The library's first sentence, and from the debug text below it why a connection failed."""
+    text, _, debug = str(error).partition("Debug source:")
+    causes = [f"the server's certificate is not trusted: {found}" for found in _CERTIFICATE.findall(debug)]
+    causes += _CAUSE.findall(debug)
+    if "TimedOut" in debug:
+        causes.append("no answer within backup_s3_timeout")
+    return "; ".join([" ".join(text.split())[:500], *causes[:1]])

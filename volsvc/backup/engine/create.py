@@ -98,8 +98,8 @@ def _choose_chunk_bytes(request: CreateRequest, volume_bytes: int) -> int:
     chosen = request.chunk_bytes or (256 * KIB if volume_bytes > _LARGE_VOLUME_BYTES else 64 * KIB)
     if chosen < 512 or chosen & (chosen - 1) or request.pack_bytes < 4 * chosen:
         raise exc.InvalidInput(
-            reason=f"chunks of {chosen} bytes in packs of {request.pack_bytes} won't do: a chunk is a power of two from "
-            "512 bytes, and a pack holds four at least"
+            reason=f"chunks of {chosen} bytes in packs of {request.pack_bytes} won't do: a chunk is a power of two, "
+            "512 bytes at least, and a pack holds four"
         )
     return chosen
 
