@@ -101,6 +101,27 @@ def test_a_missing_exporter_names_its_package(start_file: Start) -> None:
     daemon.wait_for_log("unrecoverable .*qemu-system-common")
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_may_not_be_written_takes_the_backend_down_until_it_may(start_file: Start) -> None:
+    daemon = start_file()
+    disk = daemon.root / "disk"
+    disk.mkdir()
+    daemon.start()
+    daemon.wait_state("disk", "ready")
+    user = User(daemon)
+    doomed = user.create()
+    disk.chmod(0o555)
+    try:
+        daemon.cinder().volumes.delete(doomed)
+        row = daemon.wait_state("disk", "lost")
+        assert "Permission denied" in row["reason"]
+        wait_until(lambda: daemon.services()["disk"]["attempts"] >= 2, "attempts that fail")
+    finally:
+        disk.chmod(0o755)
+    user.wait_gone(doomed)
+    daemon.wait_state("disk", "ready")
+
+
 # -- mounted file systems (as root) -----------------------------------------------------------------
 
 
