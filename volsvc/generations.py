@@ -109,7 +109,10 @@ class CurrentGeneration:
         with self._guard:
             generation = self._current
             if generation is None:
-                raise exc.BackendUnavailable(reason=f"the driver of {self._backend} is not initialised")
+                error = exc.BackendUnavailable(reason=f"the driver of {self._backend} is not initialised")
+                # Whoever took it away knows why: a reload that makes room has not lost the backend.
+                error.is_of_current_driver = False
+                raise error
             generation._enter()
         try:
             yield generation.driver

@@ -95,3 +95,11 @@ def test_dropping_a_lost_driver_leaves_the_one_that_came_after_it(current: Curre
     current.drop(current.current)
     with pytest.raises(exc.BackendUnavailable), current.use():
         pass
+
+
+def test_an_operation_that_finds_no_driver_blames_none() -> None:
+    """During a reload an exclusive backend has none for a moment, and is ready all the same."""
+    current = CurrentGeneration("host@backend")
+    with pytest.raises(exc.BackendUnavailable) as raised, current.use():
+        pass
+    assert not raised.value.is_of_current_driver
