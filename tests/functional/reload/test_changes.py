@@ -284,7 +284,8 @@ def test_thirty_reloads_under_work_leave_nothing_behind(start: Make) -> None:
         available(daemon, volume.id)
     wait_until(lambda: daemon.words().count("what it replaced has ended") >= 31, "the old generations to be closed", 60)
     # The pool of operation threads fills up to its bound by itself.
-    wait_until(lambda: resources(daemon)["files"] <= before["files"], f"no more open files than before: {before}")
+    # A client's idle connections may stay open; a reload that leaked one file would have leaked thirty.
+    wait_until(lambda: resources(daemon)["files"] <= before["files"] + 5, f"no more open files than before: {before}")
     after = resources(daemon)
     assert after["threads"] <= before["threads"] + 8, (before, after)
     assert after["exporters"] == before["exporters"]
