@@ -21,7 +21,7 @@ from volsvc import models
 from volsvc.db import migrate, schema
 from volsvc.db.engine import create_engine
 from volsvc.db.store import SqlStore
-from volsvc.ports import CapacityClaim, Guards, Intent, Outcome, Query
+from volsvc.ports import CapacityClaim, Correction, Guards, Intent, Outcome, Query
 from volsvc.states import (
     ATTACHMENT_DERIVED,
     TRANSITIONS,
@@ -289,11 +289,21 @@ class Disk(RuleBasedStateMachine):
         if snapshot is not None:
             self.ask(b.intent("snapshot_delete", snapshot.id, deadline_at=self.deadline(data)))
 
+    @precondition(lambda self: self.volumes())
+    @rule(data=st.data(), status=st.sampled_from(["available", "error"]), ask_storage=st.booleans())
+    def reset_a_volume(self, data: st.DataObject, status: str, ask_storage: bool) -> None:
+        volume = self.pick(data, self.volumes())
+        if ask_storage:
+            self.ask(b.intent("volume_reset", volume.id, deadline_at=self.deadline(data)))
+        else:
+            correction = Correction(status=status, deletes_attachments=status == "available")
+            self.store.correct(b.intent("volume_reset", volume.id, host=None), correction, {})
+
     # -- what daemons do ---------------------------------------------------------------------------
 
-    @rule()
-    def claim(self) -> None:
-        for candidate in self.store.claimable(b.HOST, 2):
+    @rule(is_express=st.booleans())
+    def claim(self, is_express: bool) -> None:
+        for candidate in self.store.claimable(models.express_host(b.HOST) if is_express else b.HOST, 2):
             claimed = self.store.claim(candidate.id, f"i{self.instance}")
             assert claimed is not None, "what is claimable can be claimed"
             self.running.append(claimed)
@@ -304,9 +314,15 @@ class Disk(RuleBasedStateMachine):
         operation = self.pick(data, self.running)
         self.running.remove(operation)
         first = {"size_gb": operation.args["to"]} if "to" in operation.args and state == "done" else {}
+        correction = None
+        if operation.action == "volume_reset" and state == "done":
+            correction = Correction(status="available", deletes_attachments=True)
         try:
-            ended = self.store.finish(operation, Outcome(state, first=first))
+            ended = self.store.finish(operation, Outcome(state, first=first, correction=correction))
             assert ended.state in (state, "failed")
+        except exc.VolumeNotFound:
+            assert correction is not None, "only a reset can find its volume deleted"
+            self.running.append(operation)
         except exc.OperationSuperseded:
             assert self.store.get_operation(operation.id).claim_epoch > operation.claim_epoch or (
                 self.store.get_operation(operation.id).state != "running"
@@ -328,7 +344,8 @@ class Disk(RuleBasedStateMachine):
         self.instance += 1
         if forgets:
             self.running = []
-        self.store.take_back(b.HOST, f"i{self.instance}", 2)
+        for host in (b.HOST, models.express_host(b.HOST)):
+            self.store.take_back(host, f"i{self.instance}", 2)
 
     @rule(data=st.data(), withdraw=st.booleans())
     def take_back_a_request(self, data: st.DataObject, withdraw: bool) -> None:
@@ -349,7 +366,7 @@ class Disk(RuleBasedStateMachine):
 
     @invariant()
     def every_status_is_true(self) -> None:
-        newest: dict[str, models.Operation] = {o.resource_id: o for o in self.open_operations()}
+        newest = {o.resource_id: o for o in self.open_operations() if o.action != "volume_reset"}
         attachments: dict[str, list[str]] = {}
         for attachment in self.store.list_attachments(Query()).items:
             attachments.setdefault(attachment.volume_id, []).append(attachment.status)
@@ -378,7 +395,10 @@ class Disk(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_done_twice_at_a_time_and_something_can_be_done(self) -> None:
-        operations = self.open_operations()
+        resets = [operation for operation in self.open_operations() if operation.action == "volume_reset"]
+        running_resets = [operation.resource_id for operation in resets if operation.state == "running"]
+        assert len(running_resets) == len(set(running_resets))
+        operations = [operation for operation in self.open_operations() if operation not in resets]
         uses: dict[str, list[bool]] = {}
         for operation in operations:
             if operation.state == "running":
@@ -387,7 +407,7 @@ class Disk(RuleBasedStateMachine):
                 if second is not None and operation.second_id:
                     uses.setdefault(operation.second_id, []).append(second.shared)
         assert all(len(shared) == 1 or all(shared) for shared in uses.values())
-        if operations and not uses:
+        if operations and not uses and not resets:
             claimable = self.store.claimable(b.HOST, 1)
             assert [operation.id for operation in claimable] == [operations[0].id]
 
@@ -398,9 +418,11 @@ class Disk(RuleBasedStateMachine):
 
     def everything_ends(self) -> None:
         """Whatever has happened, a daemon that works on brings everything to rest."""
-        self.store.take_back(b.HOST, "last", 0)
+        hosts = (b.HOST, models.express_host(b.HOST))
+        for host in hosts:
+            self.store.take_back(host, "last", 0)
         for _ in range(200):
-            candidates = self.store.claimable(b.HOST, 10)
+            candidates = self.store.claimable(hosts, 10)
             if not candidates:
                 break
             for candidate in candidates:

@@ -195,7 +195,7 @@ def _correct_attachments(
     if correction.deletes_attachments:
         connection.execute(sa.delete(schema.attachments).where(_a.volume_id == situation.resource.id))
         return []
-    ends = {operation.resource_id: _end_of(operation) for operation in cancelled}
+    ends = _ends_of(cancelled)
     statuses = []
     for attachment in situation.attachments:
         columns = dict(correction.attachments.get(attachment.id, {}))
@@ -210,10 +210,18 @@ def _correct_attachments(
     return statuses
 
 
-def _end_of(operation: models.Operation) -> object:
-    """What the table makes of the resource of an operation that was begun (or not) and is cancelled."""
-    failure = TRANSITIONS[operation.action].first.failure
-    return gate.end_status(failure if operation.claim_epoch else Becomes.PREVIOUS, operation.previous_status)
+def _ends_of(cancelled: list[models.Operation]) -> dict[str, object]:
+    """What the table makes of the resources of cancelled operations, each begun or not.
+
+    One that was not begun leaves what those before it left, which its own previous status doesn't tell.
+    """
+    ends: dict[str, object] = {}
+    for operation in sorted(cancelled, key=lambda operation: operation.seq):
+        before = ends.get(operation.resource_id, gate.end_status(Becomes.PREVIOUS, operation.previous_status))
+        is_begun = operation.claim_epoch > 0
+        failure = TRANSITIONS[operation.action].first.failure
+        ends[operation.resource_id] = before if not is_begun or failure is Becomes.PREVIOUS else failure
+    return ends
 
 
 def _volume_columns(row: sa.Row[Any], correction: Correction, attach_statuses: list[str]) -> dict[str, Any]:

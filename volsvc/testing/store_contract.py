@@ -17,6 +17,7 @@ from volsvc.testing.stores.gate import EndingContract, RecordingContract
 from volsvc.testing.stores.lists import ListContract, ServiceContract, VolumeTypeContract
 from volsvc.testing.stores.queue import ClaimContract, TakeBackContract
 from volsvc.testing.stores.races import RaceContract
+from volsvc.testing.stores.resets import CorrectionContract, QueueOfResetsContract
 
 
 class StoreContract(
@@ -25,6 +26,8 @@ class StoreContract(
     AttachmentContract,
     ClaimContract,
     TakeBackContract,
+    QueueOfResetsContract,
+    CorrectionContract,
     ListContract,
     VolumeTypeContract,
     ServiceContract,
