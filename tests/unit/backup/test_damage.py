@@ -58,12 +58,21 @@ def test_every_bit_of_the_root_and_of_all_headers_and_footers_counts(objects: di
     for name in essential(objects):
         whole = objects[name]
         is_root = name.startswith("roots/")
-        edges = range(len(whole)) if is_root else [*range(64), *range(len(whole) - 48, len(whole))]
+        edges = range(len(whole)) if is_root else [*range(64), *range(len(whole) - 80, len(whole))]
         for at in edges:
             damaged = bytearray(whole)
             damaged[at] ^= 1 << (at % 8)
             with pytest.raises(NEWER):
                 verify_backup(store_with({**objects, name: bytes(damaged)}), BACKUP_ID, NoWork())
+
+
+def test_each_bit_of_compressed_pieces_counts_even_those_that_change_nothing(objects: dict[str, bytes]) -> None:
+    (name,) = (name for name in essential(objects) if "/m-" in name)
+    for bit in range(64 * 8, 64 * 8 + 200):
+        damaged = bytearray(objects[name])
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(NEWER):
+            verify_backup(store_with({**objects, name: bytes(damaged)}), BACKUP_ID, NoWork())
 
 
 @settings(max_examples=200, deadline=None)

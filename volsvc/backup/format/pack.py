@@ -4,8 +4,11 @@
 
 The index names each piece (a chunk of the volume, or a page of the manifest) with its hash, the
 chunks that were found stored elsewhere already, and the runs of chunks that this pack settles:
-those in neither list are zeros.  So the data packs of an unfinished backup are its journal.  The
-footer's hash covers header, index and footer; each piece has its own.
+those in neither list are zeros.  So the data packs of an unfinished backup are its journal.
+
+Each piece has the hash of what it expands to, and the footer that of all pieces as they are
+stored (some bits of a compressed piece can change without changing what it expands to); the
+footer ends with the hash of header, index and footer, so that these can be trusted alone.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ DATA, PAGES = 1, 2
 _MAGIC = b"VOLSVCPK"
 _END_MAGIC = b"VOLSVCPE"
 _HEADER = struct.Struct("<8sHBBIQ16s16s8x")
-_FOOTER = struct.Struct("<8sII")
+_FOOTER = struct.Struct("<8sII32s")
 _COUNTS = "IIII"
 HEADER_BYTES = _HEADER.size
 FOOTER_BYTES = _FOOTER.size + DIGEST_BYTES
@@ -199,7 +202,8 @@ class PackBuilder:
     def seal(self) -> memoryview:
         """Write index and footer; the whole pack, ready to be stored."""
         index = self.index.encode()
-        footer = _FOOTER.pack(_END_MAGIC, self._at, len(index))
+        pieces = self._hasher.digest(self._buffer[HEADER_BYTES : self._at])
+        footer = _FOOTER.pack(_END_MAGIC, self._at, len(index), pieces)
         end = index + footer + self._hasher.digest(self._header + index + footer)
         whole = self._buffer[: self._at + len(end)]
         whole[self._at :] = end
@@ -210,7 +214,7 @@ def decode_footer(footer: bytes | memoryview, pack_bytes: int, what: str) -> tup
     """Offset and length of the index of a pack of that size.  Raises ``BackupDamaged``."""
     if len(footer) != FOOTER_BYTES:
         raise exc.BackupDamaged(what=what, reason="it is too short")
-    magic, offset, length = _FOOTER.unpack_from(footer)
+    magic, offset, length, _ = _FOOTER.unpack_from(footer)
     if magic != _END_MAGIC or offset < HEADER_BYTES or offset + length + FOOTER_BYTES != pack_bytes:
         raise exc.BackupDamaged(what=what, reason="it does not end as a pack; it was truncated or changed")
     return offset, length
@@ -247,4 +251,6 @@ def check_pack(data: bytes | memoryview, hasher: Hasher, codec: Codec, what: str
             raise exc.BackupDamaged(what=f"piece {piece.number} in {what}", reason="its hash is wrong")
     if end != at:
         raise exc.BackupDamaged(what=what, reason="its pieces don't fill it")
+    if hasher.digest(view[HEADER_BYTES:at]) != _FOOTER.unpack_from(footer)[3]:
+        raise exc.BackupDamaged(what=what, reason="the hash of its pieces is wrong, though each expands rightly")
     return header, index
