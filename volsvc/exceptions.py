@@ -276,9 +276,9 @@ class ServiceDown(VolsvcError):
 
 
 class BackendBusy(VolsvcError):
-    """So many requests wait for one backend that another would take a thread that others need."""
+    """So many requests wait for backends that another would take a thread that others need."""
 
-    template = "{waiting} requests wait for the backend {host} already; try again when it has answered them"
+    template = "{waiting} requests wait for {what} already; try again when they are answered"
     code = 503
 
 

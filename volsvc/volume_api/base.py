@@ -25,10 +25,11 @@ MAX_SIZE_GB = 1024 * 1024  # a PiB: beyond it a typing error is likelier than a 
 class ApiSettings:
     """``response_timeout_s``: how long a request waits for an operation's result.
     ``queue_timeout_s``: how long recorded work waits for a backend that isn't ready, 0 = for ever.
-    ``max_waiting``: resets and inspections that wait for one backend at a time."""
+    ``max_waiting``: resets and inspections that wait for one backend at a time, ``max_waiting_in_all`` for any."""
 
     response_timeout_s: float = 60.0
     max_waiting: int = 8
+    max_waiting_in_all: int = 16
     queue_timeout_s: float = 3600.0
     availability_zone: str = "nova"
 
@@ -43,7 +44,7 @@ class RequestBase:
         self._doorbell = doorbell
         self._settings = settings
         self._clock = clock
-        self._waiting_room = WaitingRoom(settings.max_waiting)
+        self._waiting_room = WaitingRoom(settings.max_waiting, settings.max_waiting_in_all)
 
     # -- recording -------------------------------------------------------------------
 
