@@ -55,6 +55,10 @@ class InvalidSnapshot(InvalidInput):
     template = "Invalid snapshot: {reason}"
 
 
+class InvalidBackup(InvalidInput):
+    template = "Invalid backup: {reason}"
+
+
 class InvalidAttachment(InvalidInput):
     template = "Invalid attachment: {reason}"
 

@@ -11,7 +11,14 @@ from typing import Any
 
 from volsvc import models, resets
 from volsvc.ports import Situation
-from volsvc.states import ATTACHMENT_DERIVED, AttachStatus, SnapshotStatus, VolumeStatus, compute_volume_status
+from volsvc.states import (
+    ATTACHMENT_DERIVED,
+    AttachStatus,
+    BackupStatus,
+    SnapshotStatus,
+    VolumeStatus,
+    compute_volume_status,
+)
 
 # In these the storage may have the volume or not, and the record says so.
 _MAY_BE_MISSING = frozenset(
@@ -26,6 +33,8 @@ def is_stuck(situation: Situation) -> bool:
     status = situation.resource.status
     if isinstance(situation.resource, models.Snapshot):
         return status in resets.SNAPSHOT_GOING_ON
+    if isinstance(situation.resource, models.Backup):
+        return status in resets.BACKUP_GOING_ON
     if status in resets.GOING_ON or any(is_attachment_stuck(a) for a in situation.attachments):
         return True
     return status in ATTACHMENT_DERIVED and status != compute_volume_status(a.status for a in situation.attachments)
@@ -43,10 +52,14 @@ def mend_of(situation: Situation) -> str:
     status = situation.resource.status
     if isinstance(situation.resource, models.Snapshot):
         return SnapshotStatus.ERROR_DELETING if status == SnapshotStatus.DELETING else SnapshotStatus.ERROR
+    if isinstance(situation.resource, models.Backup):
+        return BackupStatus.AVAILABLE if status == BackupStatus.RESTORING else BackupStatus.ERROR
     if status == VolumeStatus.CREATING:
         return VolumeStatus.ERROR
     if status == VolumeStatus.DELETING:
         return VolumeStatus.ERROR_DELETING
+    if status == VolumeStatus.RESTORING_BACKUP:
+        return VolumeStatus.ERROR
     is_used = any(a.status == AttachStatus.ATTACHED and a.connection_info for a in situation.attachments)
     return VolumeStatus.IN_USE if is_used else VolumeStatus.AVAILABLE
 

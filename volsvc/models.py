@@ -105,6 +105,47 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class Backup:
+    """A volume's bytes at one point in time, kept in a backup store; it outlives its volume.
+
+    ``is_stored`` is True from before its first object is written: only then must the store be asked
+    before the record may go.  ``store_uuid`` names the store (its marker's UUID).
+    """
+
+    id: str
+    volume_id: str
+    size_gb: int
+    status: str
+    project_id: str
+    user_id: str
+    snapshot_id: str | None = None
+    host: str | None = None  # of the backup daemon that made it
+    name: str | None = None
+    description: str | None = None
+    container: str | None = None
+    availability_zone: str = "nova"
+    service: str | None = None  # the driver, as backup_driver names it
+    store_uuid: str | None = None
+    is_stored: bool = False
+    object_count: int = 0
+    stored_bytes: int = 0
+    fail_reason: str | None = None
+    temp_snapshot_id: str | None = None
+    parent_id: str | None = None
+    restore_volume_id: str | None = None  # of the newest restore
+    volume_name: str | None = None
+    data_timestamp: dt.datetime | None = None  # of the point in time
+    provider: JSON = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    created_at: dt.datetime | None = None
+    updated_at: dt.datetime | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self.size_gb * GIB
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeType:
     id: str
     name: str

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from volsvc import models
+from volsvc.states import TRANSITIONS
 
 T = TypeVar("T")
 
@@ -38,13 +39,15 @@ class Guards:
 
     ``no_snapshots``/``no_attachments``: ids of volumes that must have none
     (``attachment_except`` doesn't count).  Snapshots that are already being deleted by an
-    operation recorded before this one don't count.
+    operation recorded before this one don't count.  ``never_stored``: a backup of which nothing has
+    reached its store.
     """
 
     no_snapshots: str | None = None
     no_attachments: str | None = None
     single_attachment: str | None = None  # a volume that isn't multiattach: refuse a second attachment
     capacity: CapacityClaim | None = None
+    never_stored: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Intent:
     ``insert`` is the new row of the first resource when the transition starts from ``NEW``
     (its status is set from the table); ``changes`` are further columns of the first resource.
     ``host`` is the ``host@backend`` that must run it, None for a record-only transition.
-    ``cancel_open`` asks the resource's open operations to cancel.
+    ``cancel_open`` asks the resource's open operations to cancel, and those that own its status as their second.
     """
 
     action: str
@@ -63,7 +66,7 @@ class Intent:
     second_id: str | None = None
     host: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
-    insert: models.Volume | models.Snapshot | models.Attachment | None = None
+    insert: models.Volume | models.Snapshot | models.Attachment | models.Backup | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     guards: Guards = field(default_factory=Guards)
     cancel_open: bool = False
@@ -94,7 +97,7 @@ class Situation:
     and those that read it, oldest first.
     """
 
-    resource: models.Volume | models.Snapshot
+    resource: models.Volume | models.Snapshot | models.Backup
     attachments: tuple[models.Attachment, ...] = ()
     open_operations: tuple[models.Operation, ...] = ()
 
@@ -104,8 +107,9 @@ class Correction:
     """What a reset writes, all of it or nothing.
 
     A None leaves that column alone; ``migration_status`` "none" clears it.  ``attachments``: further
-    columns by attachment id (``status`` among them).  The resource's own open operations, and those of
-    its attachments, are cancelled.  ``seen``: write only if nothing of this has changed since.
+    columns by attachment id (``status`` among them).  The resource's own open operations, those of its
+    attachments, and those that own its status as their second are cancelled.  ``seen``: write only if
+    nothing of this has changed since.
     """
 
     status: str | None = None
@@ -119,6 +123,9 @@ class Correction:
     def cancels(self, operation: models.Operation, resource_id: str) -> bool:
         """Whether an open operation of the situation can't stand beside this; those that only read it can."""
         if operation.resource_id == resource_id:
+            return self.status is not None
+        second = TRANSITIONS[operation.action].second
+        if second is not None and second.owns_status:
             return self.status is not None
         if operation.resource_type != "attachment":
             return False
@@ -183,6 +190,11 @@ class RequestStore(Protocol):
     def attachments_of(self, volume_ids: Sequence[str]) -> dict[str, list[models.Attachment]]:
         """All attachments of those volumes, by volume id; volumes without any are absent."""
 
+    def get_backup(self, backup_id: str, *, project_id: str | None = None) -> models.Backup: ...
+    def list_backups(self, query: Query, *, with_count: bool = False) -> Page[models.Backup]: ...
+    def update_backup(self, backup_id: str, changes: Mapping[str, Any]) -> models.Backup:
+        """Write columns that are not a status (name, description, metadata)."""
+
     def create_volume_type(self, volume_type: models.VolumeType) -> models.VolumeType: ...
     def get_volume_type(self, id_or_name: str) -> models.VolumeType: ...
     def list_volume_types(self, query: Query) -> Page[models.VolumeType]: ...
@@ -194,7 +206,7 @@ class RequestStore(Protocol):
         """Write is_disabled and disabled_reason."""
 
     def look(self, resource_type: str, resource_id: str) -> Situation:
-        """A volume or a snapshot with all that a reset has to know.  Raises its ``NotFound``."""
+        """A volume, a snapshot or a backup with all that a reset has to know.  Raises its ``NotFound``."""
 
     def correct(
         self, intent: Intent, correction: Correction, result: Mapping[str, Any]
@@ -206,7 +218,7 @@ class RequestStore(Protocol):
         """
 
     def list_stuck(self) -> list[Situation]:
-        """Volumes and snapshots whose status says that something goes on, and nothing does."""
+        """Volumes, snapshots and backups whose status says that something goes on, and nothing does."""
 
     def get_operation(self, operation_id: str) -> models.Operation: ...
     def list_operations(self, query: Query) -> Page[models.Operation]: ...
@@ -223,6 +235,7 @@ class WorkStore(Protocol):
     def get_volume(self, volume_id: str) -> models.Volume: ...
     def get_snapshot(self, snapshot_id: str) -> models.Snapshot: ...
     def get_attachment(self, attachment_id: str) -> models.Attachment: ...
+    def get_backup(self, backup_id: str) -> models.Backup: ...
     def attachments_of(self, volume_ids: Sequence[str]) -> dict[str, list[models.Attachment]]: ...
     def look(self, resource_type: str, resource_id: str) -> Situation: ...
     def append_result(self, operation_id: str, key: str, entry: Mapping[str, Any]) -> None:
@@ -241,6 +254,12 @@ class WorkStore(Protocol):
 
     def report_progress(self, operation: models.Operation, done: int, total: int) -> bool:
         """Write progress under this epoch; True when a cancel is asked for. Raises ``OperationSuperseded``."""
+
+    def note(self, operation: models.Operation, first: Mapping[str, Any]) -> None:
+        """Write columns of an operation's first resource while it runs, under its epoch.
+
+        For what must be known before the storage is touched.  Raises ``OperationSuperseded``.
+        """
 
     def finish(self, operation: models.Operation, outcome: Outcome) -> models.Operation:
         """End it under this epoch with the statuses of the table. Raises ``OperationSuperseded``."""

@@ -228,5 +228,7 @@ def inspecting(situation: Situation) -> Callable[[VolumeDriver], models.StorageV
     if isinstance(resource, models.Snapshot):
         snapshot: models.Snapshot = resource
         return lambda driver: driver.inspect_snapshot(snapshot)
+    if isinstance(resource, models.Backup):
+        raise ValueError("a volume driver knows no backups")
     volume: models.Volume = resource
     return lambda driver: driver.inspect_volume(volume)

@@ -24,10 +24,12 @@ from volsvc.ports import Clock, Correction, Outcome, Situation, Store
 from volsvc.reset_records import written_by
 from volsvc.reset_storage import NotDone, StorageReset, inspecting
 from volsvc.resets import plan_of
+from volsvc.states import TRANSITIONS
 
 LOG = logging.getLogger(__name__)
 
 INSPECT_LOOKS = 3
+STOP_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,32 @@ class ResetWork:
         is_late = operation.deadline_at is not None and operation.deadline_at <= _utcnow()
         if is_late and operation.attempts <= 1:
             raise exc.OperationTimeout(id=operation.id, reason="whoever asked for it has stopped waiting; ask again")
-        lease = self._alone(operation.resource_id, control, settings.stop_s)
+        stop_by = self.clock() + settings.stop_s
+        self._stop_elsewhere(operation, control, stop_by)
+        lease = self._alone(operation.resource_id, control, max(0.0, stop_by - self.clock()))
         _Reset(self, operation, control, lease, deadline).run(is_given_up=is_late)
         return Result()
+
+    def _stop_elsewhere(self, operation: models.Operation, control: OperationControl, stop_by: float) -> None:
+        """Have those stop that own the status and run in another daemon: a backup, a restore.
+
+        Raises ``Conflict`` when one has not stopped in time (it goes on until it looks).
+        """
+        situation = self.store.look(operation.resource_type, operation.resource_id)
+        for other in situation.open_operations:
+            second = TRANSITIONS[other.action].second
+            if second is None or not second.owns_status or other.second_id != operation.resource_id:
+                continue
+            self.store.request_cancel(other.id)
+            while self.store.get_operation(other.id).is_open:
+                control.raise_if_stopping()
+                if self.clock() >= stop_by:
+                    raise exc.Conflict(
+                        reason=f"{operation.resource_id} is held by operation {other.id} ({other.action} of "
+                        f"{other.host}), which was asked to stop and has not. Wait for it, or reset with "
+                        '"force": "skip", which writes the record without asking anybody'
+                    )
+                time.sleep(STOP_POLL_S)
 
     def inspect(self, operation: models.Operation, control: OperationControl) -> Result:
         """Look at record and storage; holds nothing and stops nobody."""

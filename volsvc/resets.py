@@ -16,6 +16,7 @@ from volsvc import exceptions as exc
 from volsvc.states import (
     ATTACHMENT_DERIVED,
     AttachStatus,
+    BackupStatus,
     SnapshotStatus,
     VolumeStatus,
     compute_attach_status,
@@ -80,6 +81,8 @@ SNAPSHOT_TARGETS: dict[str, Target] = {
     SnapshotStatus.ERROR_DELETING: _RECORD,
 }
 
+BACKUP_TARGETS: dict[str, Target] = {BackupStatus.AVAILABLE: Target(Ask.LOOK), BackupStatus.ERROR: _RECORD}
+
 NO_MIGRATION = "none"
 MIGRATION_STATUSES = ("migrating", "error", "success", "completing", NO_MIGRATION, "starting")
 
@@ -116,6 +119,7 @@ SNAPSHOT_GOING_ON = frozenset(
         SnapshotStatus.RESTORING,
     }
 )
+BACKUP_GOING_ON = frozenset({BackupStatus.CREATING, BackupStatus.DELETING, BackupStatus.RESTORING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +176,19 @@ def plan_volume(
 
 def plan_snapshot(status: str | None, force: str | None = None) -> Plan:
     """Raises ``InvalidInput``."""
+    return _plan_by_status("snapshot", SNAPSHOT_TARGETS, status, force)
+
+
+def plan_backup(status: str | None, force: str | None = None) -> Plan:
+    """Raises ``InvalidInput``."""
+    return _plan_by_status("backup", BACKUP_TARGETS, status, force)
+
+
+def _plan_by_status(kind: str, targets: Mapping[str, Target], status: str | None, force: str | None) -> Plan:
     if status is None:
-        raise exc.InvalidInput(reason="a reset of a snapshot must name its status")
-    _require_known("status", status, SNAPSHOT_TARGETS)
-    target = SNAPSHOT_TARGETS[status]
+        raise exc.InvalidInput(reason=f"a reset of a {kind} must name its status")
+    _require_known("status", status, targets)
+    target = targets[status]
     return Plan(status, None, None, target.asks, target.attachments, _force(force))
 
 
@@ -183,6 +196,8 @@ def plan_of(resource_type: str, arguments: Mapping[str, Any]) -> Plan:
     """The plan that an operation's arguments keep."""
     if resource_type == "snapshot":
         return plan_snapshot(arguments["status"], arguments["force"])
+    if resource_type == "backup":
+        return plan_backup(arguments["status"], arguments["force"])
     return plan_volume(
         arguments["status"], arguments["attach_status"], arguments["migration_status"], arguments["force"]
     )

@@ -123,7 +123,8 @@ class Change:
     """What one operation does to the status of one resource.
 
     ``shared``: other operations that share this resource may run at the same time;
-    one that doesn't share it waits for its turn.
+    one that doesn't share it waits for its turn.  ``is_held`` False: it owns the status, but nothing of
+    the resource that was recorded later waits for it.
     """
 
     resource: Resource
@@ -132,6 +133,12 @@ class Change:
     success: Status
     failure: Status
     shared: bool = False
+    is_held: bool = True
+
+    @property
+    def owns_status(self) -> bool:
+        """Whether the resource shows that this goes on."""
+        return not isinstance(self.during, Becomes)
 
     def may_start_from(self, status: str) -> bool:
         return self.sources is From.ANY or (self.sources is not From.NEW and status in self.sources)
@@ -160,7 +167,7 @@ def _of(*statuses: str) -> frozenset[str]:
     return frozenset(str(s) for s in statuses)
 
 
-V, S, A = VolumeStatus, SnapshotStatus, AttachStatus
+V, S, A, B = VolumeStatus, SnapshotStatus, AttachStatus, BackupStatus
 
 _SOURCE_VOLUME = Change(
     Resource.VOLUME, _of(V.AVAILABLE, V.IN_USE), Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED, shared=True
@@ -174,8 +181,11 @@ _SERVICE = Change(Resource.SERVICE, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANG
 # A reset's statuses are not in this table but in the one of ``resets``.
 _ANY_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED)
 _ANY_SNAPSHOT = Change(Resource.SNAPSHOT, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED)
+_ANY_BACKUP = Change(Resource.BACKUP, From.ANY, Becomes.UNCHANGED, Becomes.UNCHANGED, Becomes.UNCHANGED)
 _NEW_VOLUME = Change(Resource.VOLUME, From.NEW, V.CREATING, V.AVAILABLE, V.ERROR)
 _ATTACHED_VOLUME = Change(Resource.VOLUME, From.ANY, Becomes.COMPUTED, Becomes.COMPUTED, Becomes.COMPUTED)
+_NEW_BACKUP = Change(Resource.BACKUP, From.NEW, B.CREATING, B.AVAILABLE, B.ERROR)
+_RESTORED_BACKUP = Change(Resource.BACKUP, _of(B.AVAILABLE), B.RESTORING, B.AVAILABLE, B.AVAILABLE)
 
 _TABLE: tuple[Transition, ...] = (
     Transition("volume_create", _NEW_VOLUME),
@@ -284,6 +294,80 @@ _TABLE: tuple[Transition, ...] = (
         _ATTACHED_VOLUME,
         waits=True,
     ),
+    # -- backups -----------------------------------------------------------------------------------
+    # A long backup must not keep a client from detaching, so the volume isn't held; its temporary
+    # snapshot is, by a status of its own.
+    Transition(
+        "backup_create",
+        _NEW_BACKUP,
+        Change(
+            Resource.VOLUME,
+            _of(V.AVAILABLE, V.IN_USE),
+            V.BACKING_UP,
+            Becomes.PREVIOUS,
+            Becomes.PREVIOUS,
+            shared=True,
+            is_held=False,
+        ),
+    ),
+    Transition(
+        "backup_create_from_snapshot",
+        _NEW_BACKUP,
+        Change(Resource.SNAPSHOT, _of(S.AVAILABLE), S.BACKING_UP, Becomes.PREVIOUS, Becomes.PREVIOUS, shared=True),
+    ),
+    Transition("backup_import", _NEW_BACKUP),
+    Transition(
+        "backup_delete",
+        Change(
+            Resource.BACKUP, _of(B.AVAILABLE, B.ERROR, B.ERROR_DELETING), B.DELETING, Becomes.GONE, B.ERROR_DELETING
+        ),
+    ),
+    Transition("backup_force_delete", Change(Resource.BACKUP, From.ANY, B.DELETING, Becomes.GONE, B.ERROR_DELETING)),
+    # Of a backup that never reached its store (``Guards.never_stored``), so that no daemon is needed.
+    Transition(
+        "backup_forget",
+        Change(Resource.BACKUP, _of(B.ERROR, B.ERROR_DELETING), Becomes.GONE, Becomes.GONE, Becomes.PREVIOUS),
+        record_only=True,
+    ),
+    Transition(
+        "backup_restore",
+        _RESTORED_BACKUP,
+        Change(Resource.VOLUME, _of(V.AVAILABLE), V.RESTORING_BACKUP, V.AVAILABLE, V.ERROR_RESTORING),
+    ),
+    # These two are recorded together: the volume is the restore's from its first moment on.
+    Transition(
+        "volume_create_to_restore",
+        Change(Resource.VOLUME, From.NEW, V.RESTORING_BACKUP, V.RESTORING_BACKUP, V.ERROR),
+    ),
+    Transition(
+        "backup_restore_to_new",
+        _RESTORED_BACKUP,
+        Change(Resource.VOLUME, _of(V.RESTORING_BACKUP), V.RESTORING_BACKUP, V.AVAILABLE, V.ERROR_RESTORING),
+    ),
+    # What a backup reads while the volume is written to.
+    Transition(
+        "backup_snapshot_create",
+        Change(Resource.SNAPSHOT, From.NEW, S.CREATING, S.BACKING_UP, S.ERROR),
+        Change(
+            Resource.VOLUME,
+            _of(V.AVAILABLE, V.IN_USE, V.BACKING_UP),
+            Becomes.UNCHANGED,
+            Becomes.UNCHANGED,
+            Becomes.UNCHANGED,
+            shared=True,
+        ),
+    ),
+    Transition(
+        "backup_snapshot_delete",
+        Change(Resource.SNAPSHOT, From.ANY, S.DELETING, Becomes.GONE, S.ERROR_DELETING),
+        _PARENT_VOLUME,
+    ),
+    # How a backup daemon reaches a volume's blocks; asked for by an operation that owns the status already.
+    Transition("volume_connect", _ANY_VOLUME, waits=True, standing=Standing.ASIDE),
+    Transition("volume_disconnect", _ANY_VOLUME, waits=True, standing=Standing.ASIDE),
+    Transition("snapshot_connect", _ANY_SNAPSHOT, waits=True, standing=Standing.ASIDE),
+    Transition("snapshot_disconnect", _ANY_SNAPSHOT, waits=True, standing=Standing.ASIDE),
+    Transition("backup_reset", _ANY_BACKUP, waits=True, standing=Standing.AHEAD),
     Transition("volume_reset", _ANY_VOLUME, waits=True, standing=Standing.AHEAD),
     Transition("snapshot_reset", _ANY_SNAPSHOT, waits=True, standing=Standing.AHEAD),
     Transition("volume_inspect", _ANY_VOLUME, waits=True, standing=Standing.ASIDE),
@@ -295,6 +379,8 @@ _TABLE: tuple[Transition, ...] = (
 TRANSITIONS: dict[str, Transition] = {row.action: row for row in _TABLE}
 AHEAD = frozenset(row.action for row in _TABLE if row.standing is Standing.AHEAD)
 ASIDE = frozenset(row.action for row in _TABLE if row.standing is Standing.ASIDE)
+#: Actions whose second resource nobody waits for.
+UNHELD = frozenset(row.action for row in _TABLE if row.second is not None and not row.second.is_held)
 
 # A volume's status while attachments decide it, by the attachment that weighs most.
 # An attachment in error_detaching may still be connected, so the volume counts as in use.

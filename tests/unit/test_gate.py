@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import itertools
 import shutil
@@ -26,6 +27,7 @@ from volsvc.states import (
     ATTACHMENT_DERIVED,
     TRANSITIONS,
     AttachStatus,
+    BackupStatus,
     Becomes,
     From,
     Resource,
@@ -41,6 +43,7 @@ WORDS: dict[Resource, list[str]] = {
     Resource.VOLUME: [str(status) for status in VolumeStatus],
     Resource.SNAPSHOT: [str(status) for status in SnapshotStatus],
     Resource.ATTACHMENT: [str(status) for status in AttachStatus],
+    Resource.BACKUP: [str(status) for status in BackupStatus],
 }
 WITH_STATUS = [
     action
@@ -78,7 +81,7 @@ def read_status(engine: sa.Engine, resource: Resource, resource_id: str) -> str 
 
 
 class Scene:
-    """A volume, a snapshot and an attachment for an action to be about."""
+    """A volume, a snapshot, an attachment and a backup for an action to be about."""
 
     def __init__(self, store: SqlStore) -> None:
         self.volume = b.add_volume(store, is_multiattach=True)
@@ -89,6 +92,7 @@ class Scene:
             Resource.VOLUME: self.volume.id,
             Resource.SNAPSHOT: self.snapshot.id,
             Resource.ATTACHMENT: reserve.resource_id,
+            Resource.BACKUP: b.add_backup(store, b.add_volume(store), is_stored=False).id,
         }
 
     def intent(self, action: str) -> Intent:
@@ -99,7 +103,9 @@ class Scene:
         if transition.first.resource is Resource.VOLUME:
             return b.create_intent(b.volume_record(), action=action, second_id=second_id)
         if transition.first.resource is Resource.SNAPSHOT:
-            return b.snapshot_intent(self.volume)
+            return dataclasses.replace(b.snapshot_intent(self.volume), action=action)
+        if transition.first.resource is Resource.BACKUP:
+            return b.backup_intent(self.volume, action, second_id)
         return b.attach_intent(self.volume, action)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.db import endings, gate, records, schema
-from volsvc.states import AHEAD, ASIDE, TRANSITIONS, OperationState
+from volsvc.states import AHEAD, ASIDE, TRANSITIONS, UNHELD, OperationState, Resource
 
 _ops = schema.operations
 _mine = _ops.c
@@ -43,17 +43,20 @@ def _one_ahead(resource_id: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     )
 
 
+# A backup of a volume is in nobody's way.
+_IS_HELD = _earlier.c.action.not_in(sorted(UNHELD))
+
 # One look at an index each, instead of one condition with OR that no index serves.
 _IN_LINE_IS_BLOCKED = sa.or_(
     _one_ahead(_mine.resource_id),
     _one_ahead(_mine.second_id),
     _earlier_one(_earlier.c.resource_id == _mine.resource_id),
-    _earlier_one(_earlier.c.second_id == _mine.resource_id),
+    _earlier_one(_earlier.c.second_id == _mine.resource_id, _IS_HELD),
     _earlier_one(_earlier.c.resource_id == _mine.second_id),
     _earlier_one(_earlier.c.second_id == _mine.second_id, _earlier.c.second_shared == sa.false()),
     sa.and_(
         _mine.second_shared == sa.false(),
-        _earlier_one(_earlier.c.second_id == _mine.second_id, _earlier.c.second_shared == sa.true()),
+        _earlier_one(_earlier.c.second_id == _mine.second_id, _earlier.c.second_shared == sa.true(), _IS_HELD),
     ),
 )
 
@@ -134,6 +137,16 @@ def report_progress(
     if result.rowcount != 1:
         raise exc.OperationSuperseded(id=operation.id)
     return bool(connection.execute(sa.select(_mine.is_cancel_requested).where(_mine.id == operation.id)).scalar_one())
+
+
+def note(connection: sa.Connection, operation: models.Operation, first: Mapping[str, Any], now: dt.datetime) -> None:
+    """Write columns of the first resource under the claim.  Raises ``OperationSuperseded``."""
+    held = sa.select(_mine.id).where(*endings.is_held(operation)).with_for_update()
+    if connection.execute(held).one_or_none() is None:
+        raise exc.OperationSuperseded(id=operation.id)
+    table = schema.TABLE_OF[Resource(operation.resource_type)]
+    values = {**records.checked_changes(first, table), "updated_at": now}
+    connection.execute(sa.update(table).where(table.c.id == operation.resource_id).values(values))
 
 
 def release(

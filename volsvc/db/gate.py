@@ -12,7 +12,7 @@ since.  Any other status of a volume is never overwritten by what happens to an 
 
 ``previous_status`` is None when the row did not exist, so that going back means deleting it.
 
-Rows are locked volumes first, then their snapshots and attachments, then operations; SQLite has
+Rows are locked volumes first, then their snapshots, attachments and backups, then operations; SQLite has
 one writer and ignores the locks, other databases need the order.
 """
 
@@ -205,7 +205,8 @@ def settle(
     if transition.second is not None:
         change = transition.second
         target = end_status(change.success if is_done else change.failure, operation.second_previous_status)
-        if take_back and target is not Becomes.COMPUTED:
+        # A resource that was made for this operation has nothing to go back to.
+        if take_back and target is not Becomes.COMPUTED and operation.second_previous_status != change.during:
             target = end_status(Becomes.PREVIOUS, operation.second_previous_status)
         is_owner = change.during is Becomes.COMPUTED or (second_row is not None and second_row.status == change.during)
         if not is_owner:

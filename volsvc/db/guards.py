@@ -31,7 +31,7 @@ def lock_service(connection: sa.Connection, claim: CapacityClaim) -> None:
 
 
 def check(connection: sa.Connection, intent: Intent) -> None:
-    """Raises ``InvalidVolume`` or ``CapacityExceeded`` for the first guard that doesn't hold."""
+    """Raises ``InvalidVolume``, ``InvalidBackup`` or ``CapacityExceeded`` for the first guard that doesn't hold."""
     guards = intent.guards
     if guards.no_snapshots:
         _require_no_snapshots(connection, guards.no_snapshots)
@@ -39,6 +39,8 @@ def check(connection: sa.Connection, intent: Intent) -> None:
         _require_no_attachments(connection, guards.no_attachments)
     if guards.single_attachment:
         _require_single_attachment(connection, guards.single_attachment, intent.resource_id)
+    if guards.never_stored:
+        _require_never_stored(connection, guards.never_stored)
     if guards.capacity:
         _require_capacity(connection, guards.capacity)
 
@@ -90,6 +92,15 @@ def _require_single_attachment(connection: sa.Connection, volume_id: str, own_id
         raise exc.InvalidVolume(
             reason=f"Volume {volume_id} is not multiattach and already has the attachment {others[0]}; "
             "delete that one first, or use a volume that is multiattach."
+        )
+
+
+def _require_never_stored(connection: sa.Connection, backup_id: str) -> None:
+    backups = schema.backups
+    if connection.execute(sa.select(backups.c.is_stored).where(backups.c.id == backup_id)).scalar_one_or_none():
+        raise exc.InvalidBackup(
+            reason=f"its store may hold something of backup {backup_id}, so its daemon has to delete it; "
+            "delete it again when that one is up"
         )
 
 

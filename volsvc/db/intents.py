@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from volsvc import exceptions as exc
 from volsvc import models
-from volsvc.db import gate, guards, records, schema
+from volsvc.db import endings, gate, guards, records, schema
 from volsvc.ports import Intent
 from volsvc.states import (
     AHEAD,
@@ -28,6 +28,9 @@ from volsvc.states import (
 )
 
 _ops = schema.operations
+_SECOND_OWNERS = tuple(
+    sorted(action for action, row in TRANSITIONS.items() if row.second is not None and row.second.owns_status)
+)
 
 
 def new_ids(intents: Sequence[Intent]) -> list[str]:
@@ -56,6 +59,8 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
         raise exc.InvalidInput(
             reason=f"{transition.first.resource} {intent.resource_id} is on no backend that could do {intent.action}"
         )
+    if intent.cancel_open:
+        _cancel_owners(connection, intent.resource_id, now)
     second_id = _find_second_id(connection, intent, transition)
     second_row = None
     if transition.second is not None:
@@ -190,6 +195,17 @@ def _require_type(connection: sa.Connection, type_id: str | None) -> None:
     query = sa.select(types.c.id).where(types.c.id == type_id).with_for_update(read=True)
     if connection.execute(query).one_or_none() is None:
         raise exc.VolumeTypeNotFound(id=type_id)
+
+
+def _cancel_owners(connection: sa.Connection, resource_id: str, now: dt.datetime) -> None:
+    """Cancel what owns the resource's status as its second: a backup of a volume, a restore to one."""
+    query = (
+        sa.select(_ops.c.id)
+        .where(_ops.c.second_id == resource_id, _ops.c.state.in_(gate.OPEN), _ops.c.action.in_(_SECOND_OWNERS))
+        .order_by(_ops.c.seq)
+    )
+    for operation_id in connection.scalars(query).all():
+        endings.request_cancel(connection, operation_id, now)
 
 
 def _cancel_open(connection: sa.Connection, intent: Intent, previous: str | None, now: dt.datetime) -> str | None:

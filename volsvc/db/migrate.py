@@ -24,6 +24,7 @@ from volsvc.db.transactions import Transactions, translate
 # Every revision that this program knows, oldest first, and what it brought.
 REVISIONS: dict[str, str] = {
     "0001": "volumes, snapshots, attachments, types, services, operations",
+    "0002": "backups",
 }
 NEEDED = max(REVISIONS)
 # The oldest revision that this program's statements work on.

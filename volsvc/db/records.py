@@ -53,6 +53,7 @@ def _kind(model: type[T], table: sa.Table, not_found: type[exceptions.NotFound])
 VOLUME = _kind(models.Volume, schema.volumes, exceptions.VolumeNotFound)
 SNAPSHOT = _kind(models.Snapshot, schema.snapshots, exceptions.SnapshotNotFound)
 ATTACHMENT = _kind(models.Attachment, schema.attachments, exceptions.AttachmentNotFound)
+BACKUP = _kind(models.Backup, schema.backups, exceptions.BackupNotFound)
 VOLUME_TYPE = _kind(models.VolumeType, schema.volume_types, exceptions.VolumeTypeNotFound)
 OPERATION = _kind(models.Operation, schema.operations, exceptions.OperationNotFound)
 
@@ -60,6 +61,7 @@ KIND_OF: dict[Resource, Kind[Any]] = {
     Resource.VOLUME: VOLUME,
     Resource.SNAPSHOT: SNAPSHOT,
     Resource.ATTACHMENT: ATTACHMENT,
+    Resource.BACKUP: BACKUP,
 }
 
 

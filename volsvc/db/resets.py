@@ -62,7 +62,7 @@ def _find_open(connection: sa.Connection, resource_id: str) -> list[sa.Row[Any]]
 
 
 def list_stuck(connection: sa.Connection) -> list[Situation]:
-    """Volumes and snapshots that wait for an operation which isn't there; see ``inspection.is_stuck``."""
+    """Volumes, snapshots and backups that wait for an operation which isn't there; see ``inspection.is_stuck``."""
     volumes, snapshots = schema.volumes.c, schema.snapshots.c
     has_attachment = sa.exists().where(_a.volume_id == volumes.id)
     suspects = [
@@ -79,6 +79,10 @@ def list_stuck(connection: sa.Connection) -> list[Situation]:
         (
             Resource.SNAPSHOT,
             sa.select(snapshots.id).where(snapshots.status.in_(sorted(resets.SNAPSHOT_GOING_ON))),
+        ),
+        (
+            Resource.BACKUP,
+            sa.select(schema.backups.c.id).where(schema.backups.c.status.in_(sorted(resets.BACKUP_GOING_ON))),
         ),
     ]
     found = []
@@ -149,6 +153,7 @@ def apply(
     ]
     for operation in cancelled:
         _cancel(connection, operation, operation_id, now)
+        _leave_others(connection, operation, row.id, now)
     statuses = _correct_attachments(connection, situation, correction, cancelled, now)
     values: dict[str, Any] = {**correction.columns, "updated_at": now}
     if resource is Resource.VOLUME:
@@ -182,6 +187,23 @@ def _cancel(connection: sa.Connection, operation: models.Operation, by: str, now
             updated_at=now,
         )
     )
+
+
+def _leave_others(connection: sa.Connection, operation: models.Operation, but_id: str, now: dt.datetime) -> None:
+    """Give the other resource of a cancelled operation the status that a failure of it has."""
+    transition = TRANSITIONS[operation.action]
+    sides = (
+        (transition.first, operation.resource_id, operation.previous_status),
+        (transition.second, operation.second_id, operation.second_previous_status),
+    )
+    for change, resource_id, previous in sides:
+        if change is None or not change.owns_status or resource_id is None or resource_id == but_id:
+            continue
+        if change.resource is Resource.ATTACHMENT:
+            continue  # see _correct_attachments
+        row = gate.lock_row(connection, change.resource, resource_id)
+        if row is not None and row.status == change.during:
+            gate.write_status(connection, change, row, gate.end_status(change.failure, previous), {}, now)
 
 
 def _correct_attachments(

@@ -146,6 +146,41 @@ attachments = sa.Table(
     sa.Index(None, "project_id", "created_at", "id"),
 )
 
+backups = sa.Table(
+    "backups",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    # No foreign key: a backup outlives its volume.
+    sa.Column("volume_id", sa.String(36), nullable=False, index=True),
+    _number("size_gb"),
+    _word("status"),
+    _text("project_id", nullable=False),
+    _text("user_id", nullable=False),
+    _uuid("snapshot_id"),
+    sa.Column("host", sa.String(255), nullable=True, index=True),
+    _text("name"),
+    _text("description"),
+    _text("container"),
+    _text("availability_zone", nullable=False),
+    _text("service"),
+    _uuid("store_uuid"),
+    _flag("is_stored"),
+    _number("object_count"),
+    _bytes("stored_bytes"),
+    sa.Column("fail_reason", sa.Text(), nullable=True),
+    _uuid("temp_snapshot_id"),
+    _uuid("parent_id"),
+    _uuid("restore_volume_id"),
+    _text("volume_name"),
+    _time("data_timestamp"),
+    _json("provider"),
+    _json("metadata"),
+    _time("created_at", nullable=False),
+    _time("updated_at"),
+    sa.Index(None, "project_id", "created_at", "id"),
+    sa.Index(None, "created_at", "id"),
+)
+
 services = sa.Table(
     "services",
     metadata,
@@ -225,4 +260,5 @@ TABLE_OF: dict[Resource, sa.Table] = {
     Resource.VOLUME: volumes,
     Resource.SNAPSHOT: snapshots,
     Resource.ATTACHMENT: attachments,
+    Resource.BACKUP: backups,
 }

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _VOLUME_MAY_CHANGE = frozenset({"name", "description", "metadata", "is_bootable"})
 _SNAPSHOT_MAY_CHANGE = frozenset({"name", "description", "metadata"})
+_BACKUP_MAY_CHANGE = _SNAPSHOT_MAY_CHANGE
 
 
 class SqlStore:
@@ -80,6 +81,9 @@ class SqlStore:
 
     def report_progress(self, operation: models.Operation, done: int, total: int) -> bool:
         return self._write(lambda c: claims.report_progress(c, operation, done, total, self._now()))
+
+    def note(self, operation: models.Operation, first: Mapping[str, Any]) -> None:
+        self._write(lambda c: claims.note(c, operation, first, self._now()))
 
     def finish(self, operation: models.Operation, outcome: Outcome) -> models.Operation:
         attempts = 0
@@ -188,6 +192,15 @@ class SqlStore:
 
     def attachments_of(self, volume_ids: Sequence[str]) -> dict[str, list[models.Attachment]]:
         return self._read(lambda c: queries.attachments_of(c, volume_ids))
+
+    def get_backup(self, backup_id: str, *, project_id: str | None = None) -> models.Backup:
+        return self._read(lambda c: queries.get(c, records.BACKUP, backup_id, project_id=project_id))
+
+    def list_backups(self, query: Query, *, with_count: bool = False) -> Page[models.Backup]:
+        return self._read(lambda c: queries.list_page(c, records.BACKUP, query, with_count=with_count))
+
+    def update_backup(self, backup_id: str, changes: Mapping[str, Any]) -> models.Backup:
+        return self._update(records.BACKUP, backup_id, changes, _BACKUP_MAY_CHANGE)
 
     # -- volume types ---------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import pytest
 
 from volsvc.ports import Store
 from volsvc.testing.stores.attachments import AttachmentContract
+from volsvc.testing.stores.backups import BackupContract
 from volsvc.testing.stores.gate import EndingContract, RecordingContract
 from volsvc.testing.stores.lists import ListContract, ServiceContract, VolumeTypeContract
 from volsvc.testing.stores.queue import ClaimContract, TakeBackContract
@@ -28,6 +29,7 @@ class StoreContract(
     TakeBackContract,
     QueueOfResetsContract,
     CorrectionContract,
+    BackupContract,
     ListContract,
     VolumeTypeContract,
     ServiceContract,

@@ -8,8 +8,10 @@ from typing import Any
 
 from volsvc import models
 from volsvc.ports import Guards, Intent, Outcome, Store
+from volsvc.states import TRANSITIONS
 
 HOST = "host@backend"
+BACKUP_HOST = "backup-host"
 INSTANCE = "instance-1"
 CONTEXT = models.RequestContext(user_id="user", project_id="project", request_id="req-1")
 
@@ -60,6 +62,23 @@ def snapshot_intent(volume: models.Volume, snapshot_id: str | None = None, **fie
     return Intent("snapshot_create", CONTEXT, snapshot.id, second_id=volume.id, host=HOST, insert=snapshot)
 
 
+def backup_intent(
+    volume: models.Volume, action: str = "backup_create", second_id: str | None = None, **fields: Any
+) -> Intent:
+    """A new backup of a volume, or with ``backup_create_from_snapshot`` of the snapshot that is ``second_id``."""
+    backup = models.Backup(
+        id=new_id(),
+        volume_id=volume.id,
+        size_gb=volume.size_gb,
+        status="",
+        project_id=volume.project_id,
+        user_id=volume.user_id,
+        host=BACKUP_HOST,
+        **fields,
+    )
+    return Intent(action, CONTEXT, backup.id, second_id=second_id, host=BACKUP_HOST, insert=backup)
+
+
 def attach_intent(volume: models.Volume, action: str = "attachment_create", **fields: Any) -> Intent:
     """A new attachment, connected at once or with ``attachment_reserve`` only reserved."""
     attachment = models.Attachment(id=new_id(), volume_id=volume.id, status="", project_id=volume.project_id)
@@ -72,7 +91,7 @@ def attach_intent(volume: models.Volume, action: str = "attachment_create", **fi
 
 def intent(action: str, resource_id: str, **fields: Any) -> Intent:
     """An intent on a resource that exists; its second one, if any, is found by the store."""
-    given: dict[str, Any] = {"host": None if action in ("attachment_complete", "attachment_release") else HOST}
+    given: dict[str, Any] = {"host": None if TRANSITIONS[action].record_only else HOST}
     return Intent(action, CONTEXT, resource_id, **(given | fields))
 
 
@@ -123,3 +142,10 @@ def add_attachment(store: Store, volume: models.Volume) -> models.Attachment:
     do(store, wanted, first={"connection_info": {"driver_volume_type": "fake", "data": {}}})
     do(store, intent("attachment_complete", wanted.resource_id))
     return store.get_attachment(wanted.resource_id)
+
+
+def add_backup(store: Store, volume: models.Volume, **fields: Any) -> models.Backup:
+    """A backup that is available."""
+    wanted = backup_intent(volume, second_id=volume.id)
+    do(store, wanted, first={"is_stored": True, **fields})
+    return store.get_backup(wanted.resource_id)
