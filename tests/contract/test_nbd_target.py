@@ -16,7 +16,7 @@ import pytest
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.drivers.base import NoWork
-from volsvc.targets import point_in_time, qsd
+from volsvc.targets import point_in_time, qsd, qsd_process
 from volsvc.targets.base import TargetContext
 from volsvc.targets.nbd import NbdTarget
 from volsvc.testing.block_clients import open_connection
@@ -72,7 +72,7 @@ class TestNbdTarget(TargetContract):
     def test_a_hanging_exporter_is_killed_to_sever_its_clients(
         self, harness: NbdHarness, subject: Subject, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(qsd, "MONITOR_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(qsd_process, "MONITOR_TIMEOUT_S", 0.2)
         attachment, info = subject.attach()
         client = open_connection(info)
         client.write(0, b"x" * 4096)
@@ -199,8 +199,8 @@ def test_exporter_that_does_not_answer_is_ended_by_force(
     exporter = target._exporter(subject.volume.id)
     pid = exporter.pid()
     assert pid is not None
-    monkeypatch.setattr(qsd, "MONITOR_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(qsd, "TERM_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(qsd_process, "MONITOR_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(qsd_process, "TERM_TIMEOUT_S", 0.2)
     os.kill(pid, signal.SIGSTOP)
     target.remove(subject.volume.id)
     assert not exporter.is_alive

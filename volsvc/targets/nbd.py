@@ -28,6 +28,7 @@ from volsvc.targets.base import BaseTarget, TargetContext
 from volsvc.targets.file_locks import locked
 from volsvc.targets.nbd_exports import Exports
 from volsvc.targets.qmp import QmpUnreachable
+from volsvc.targets.qsd_process import ExporterPaths
 
 LOG = logging.getLogger(__name__)
 
@@ -221,7 +222,7 @@ class NbdTarget(BaseTarget):
             name = uuid.UUID(volume_id).hex
         except ValueError:
             raise exc.InvalidInput(reason=f"{volume_id!r} is not a UUID, so it can't name an exporter") from None
-        paths = qsd.ExporterPaths(os.path.join(self._control, name), os.path.join(self._sockets, name))
+        paths = ExporterPaths(os.path.join(self._control, name), os.path.join(self._sockets, name))
         return qsd.Exporter(volume_id, paths)
 
     def _known_exporters(self) -> Iterable[qsd.Exporter]:
