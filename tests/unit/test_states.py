@@ -5,12 +5,23 @@ from __future__ import annotations
 import pytest
 
 from volsvc import states
-from volsvc.states import TRANSITIONS, AttachStatus, Becomes, From, Resource, SnapshotStatus, Standing, VolumeStatus
+from volsvc.states import (
+    TRANSITIONS,
+    AttachStatus,
+    BackupStatus,
+    Becomes,
+    From,
+    Resource,
+    SnapshotStatus,
+    Standing,
+    VolumeStatus,
+)
 
 WORDS = {
     Resource.VOLUME: set(VolumeStatus),
     Resource.SNAPSHOT: set(SnapshotStatus),
     Resource.ATTACHMENT: set(AttachStatus),
+    Resource.BACKUP: set(BackupStatus),
 }
 
 # What may start from where, written out a second time: a change of the table has to be meant.
@@ -25,6 +36,10 @@ ALLOWED = {
     "attachment_complete": {"attaching", "attached"},
     "attachment_release": {"reserved"},
     "attachment_disconnect": {"attached", "attaching", "detaching", "error_attaching", "error_detaching"},
+    "backup_delete": {"available", "error", "error_deleting"},
+    "backup_forget": {"error", "error_deleting"},
+    "backup_restore": {"available"},
+    "backup_restore_to_new": {"available"},
 }  # fmt: skip
 ALLOWED_SECOND = {
     "volume_create_from_snapshot": {"available"},
@@ -32,6 +47,18 @@ ALLOWED_SECOND = {
     "snapshot_create": {"available", "in-use"},
     "attachment_reserve": {"available", "in-use", "reserved", "attaching"},
     "attachment_create": {"available", "in-use", "reserved", "attaching"},
+    "backup_create": {"available", "in-use"},
+    "backup_create_from_snapshot": {"available"},
+    "backup_restore": {"available"},
+    "backup_restore_to_new": {"restoring-backup"},
+    "backup_snapshot_create": {"available", "in-use", "backing-up"},
+}
+# What an operation on two resources makes of the second: during, after success, after failure.
+SECOND_STATUSES = {
+    "backup_create": ("backing-up", Becomes.PREVIOUS, Becomes.PREVIOUS),
+    "backup_create_from_snapshot": ("backing-up", Becomes.PREVIOUS, Becomes.PREVIOUS),
+    "backup_restore": ("restoring-backup", "available", "error_restoring"),
+    "backup_restore_to_new": ("restoring-backup", "available", "error_restoring"),
 }
 # during, after success, after failure
 STATUSES = {
@@ -51,6 +78,17 @@ STATUSES = {
     "attachment_complete": ("attached", "attached", Becomes.PREVIOUS),
     "attachment_release": (Becomes.GONE, Becomes.GONE, Becomes.PREVIOUS),
     "attachment_disconnect": ("detaching", Becomes.GONE, "error_detaching"),
+    "backup_create": ("creating", "available", "error"),
+    "backup_create_from_snapshot": ("creating", "available", "error"),
+    "backup_import": ("creating", "available", "error"),
+    "backup_delete": ("deleting", Becomes.GONE, "error_deleting"),
+    "backup_force_delete": ("deleting", Becomes.GONE, "error_deleting"),
+    "backup_forget": (Becomes.GONE, Becomes.GONE, Becomes.PREVIOUS),
+    "backup_restore": ("restoring", "available", "available"),
+    "backup_restore_to_new": ("restoring", "available", "available"),
+    "backup_snapshot_create": ("creating", "backing-up", "error"),
+    "backup_snapshot_delete": ("deleting", Becomes.GONE, "error_deleting"),
+    "volume_create_to_restore": ("restoring-backup", "restoring-backup", "error"),
 }
 
 WITH_STATUS = {
@@ -103,11 +141,15 @@ def test_each_action_leads_where_written_out(action: str) -> None:
 def test_no_end_is_a_status_that_says_something_is_going_on(action: str) -> None:
     # An attachment stays "attaching" until its client says that it has connected.
     resting = {"attaching", "reserved"}
+    # These are ended by another operation that is recorded already.
+    if action in ("volume_create_to_restore", "backup_snapshot_create"):
+        resting |= {"restoring-backup", "backing-up"}
     for change in (TRANSITIONS[action].first, TRANSITIONS[action].second):
         if change is None:
             continue
         for end in (change.success, change.failure):
-            assert isinstance(end, Becomes) or end in resting or not end.endswith("ing") or end.startswith("error")
+            is_going_on = not isinstance(end, Becomes) and ("ing" in end or end == "backing-up")
+            assert not is_going_on or end in resting or str(end).startswith("error")
             assert isinstance(end, Becomes) or end in WORDS[change.resource]
 
 
@@ -116,7 +158,20 @@ def test_only_what_changes_nothing_is_shared(action: str) -> None:
     row = TRANSITIONS[action]
     assert row.first.shared is False
     if row.second is not None and row.second.shared:
-        assert (row.second.during, row.second.success, row.second.failure) == (Becomes.UNCHANGED,) * 3
+        leads_to = (row.second.during, row.second.success, row.second.failure)
+        # What backs up only shows that it reads.
+        assert leads_to in ((Becomes.UNCHANGED,) * 3, ("backing-up", Becomes.PREVIOUS, Becomes.PREVIOUS))
+
+
+@pytest.mark.parametrize("action", sorted(TRANSITIONS))
+def test_what_owns_the_status_of_a_second_resource_is_written_out(action: str) -> None:
+    second = TRANSITIONS[action].second
+    found = None if second is None else (second.during, second.success, second.failure)
+    assert SECOND_STATUSES.get(action) == (found if second is not None and second.owns_status else None)
+
+
+def test_only_the_backup_of_a_volume_is_in_nobodys_way() -> None:
+    assert {"backup_create"} == states.UNHELD
 
 
 @pytest.mark.parametrize("status", sorted(VolumeStatus))
