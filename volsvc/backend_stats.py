@@ -1,8 +1,7 @@
-"""What a driver says of its storage: read within a time, checked, made ready to publish.
+"""What a volume driver says of its storage: checked, made ready to publish.
 
 Placement counts with these numbers for every request, so what has another shape is refused here
-and says so in the backend's state.  A read that hangs can't be ended: it stays on its thread, and
-nothing of the same driver is read beside it.
+and says so in the backend's state.
 """
 
 from __future__ import annotations
@@ -10,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from volsvc import exceptions as exc
@@ -23,6 +19,11 @@ _NUMBERS = ("reserved_percentage", "max_over_subscription_ratio")
 _CAPACITIES = ("total_capacity_gb", "free_capacity_gb")
 _FLAGS = ("thin_provisioning_support", "multiattach", "online_extend_support")
 _WORDS = ("storage_protocol", "vendor_name", "driver_version")
+
+
+def read_stats(driver: VolumeDriver) -> models.BackendStats:
+    """The driver's stats now, checked; raises like ``checked_stats``, and whatever the driver raises."""
+    return checked_stats(driver.get_volume_stats())
 
 
 def checked_stats(stats: Any) -> models.BackendStats:
@@ -67,56 +68,3 @@ def _is_amount(value: Any) -> bool:
 def _require(is_right: bool, stats: models.BackendStats, name: str, wanted: str) -> None:
     if not is_right:
         raise exc.DriverError(reason=f"get_volume_stats gave {name} = {getattr(stats, name)!r}; it must be {wanted}")
-
-
-class _Read:
-    """One call of ``get_volume_stats`` on a thread of its own."""
-
-    def __init__(self, name: str, use: Callable[[], AbstractContextManager[VolumeDriver]]) -> None:
-        self.driver: VolumeDriver | None = None
-        self.ended = threading.Event()
-        self._error: BaseException | None = None
-        self._stats: models.BackendStats | None = None
-        self._use = use
-        threading.Thread(target=self._run, name=name, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            with self._use() as driver:
-                self.driver = driver
-                self._stats = checked_stats(driver.get_volume_stats())
-        except BaseException as error:  # noqa: BLE001 - whatever a driver raises is handed on by ``result``
-            self._error = error
-        finally:
-            self.ended.set()
-
-    def result(self) -> models.BackendStats:
-        if self._stats is None:
-            raise self._error or exc.DriverError(reason="get_volume_stats gave nothing")
-        return self._stats
-
-
-class StatsReader:
-    """Reads the stats of whatever driver ``use`` gives; ``backend`` names the threads."""
-
-    def __init__(self, backend: str, use: Callable[[], AbstractContextManager[VolumeDriver]]) -> None:
-        self._backend = backend
-        self._use = use
-        self._hanging: _Read | None = None
-
-    def read(self, timeout_s: float) -> models.BackendStats:
-        """The stats now, checked.  Called by one thread at a time.
-
-        Raises ``BackendUnavailable`` when they don't come within ``timeout_s`` or an earlier read of
-        the same driver still hangs, else whatever the driver raised.
-        """
-        if self._hanging is not None and not self._hanging.ended.is_set():
-            with self._use() as driver:
-                if self._hanging.driver in (driver, None):
-                    raise exc.BackendUnavailable(reason="get_volume_stats has still not come back")
-        self._hanging = None
-        read = _Read(f"stats-{self._backend}", self._use)
-        if not read.ended.wait(timeout_s):
-            self._hanging = read
-            raise exc.BackendUnavailable(reason=f"get_volume_stats has not come back within {timeout_s:.0f} s")
-        return read.result()

@@ -17,7 +17,7 @@ from volsvc.operations import Handler, OperationControl, OperationRunner, Result
 from volsvc.ports import Intent, Store
 
 if TYPE_CHECKING:
-    from volsvc.manager import VolumeManager
+    from volsvc.driver_manager import DriverManager
 
 LOOK_INTERVAL_S = 0.5
 ANSWER_POLL_S = 0.05
@@ -59,7 +59,7 @@ class ControlRunner:
     ``process`` is put in place before ``start``.
     """
 
-    def __init__(self, store: Store, instance: str, managers: Mapping[str, VolumeManager]) -> None:
+    def __init__(self, store: Store, instance: str, managers: Mapping[str, DriverManager[Any, Any, Any]]) -> None:
         self._managers = managers
         self.process: ProcessRequests | None = None
         self._handlers: dict[str, Handler] = {

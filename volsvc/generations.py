@@ -1,7 +1,7 @@
 """Driver generations: an operation keeps the driver it began on.
 
-A generation is one built driver with its target.  Replacing it is a pointer swap; the old
-one is closed when the last operation that holds it has ended.
+A generation is one built driver.  Replacing it is a pointer swap; the old one is closed when the
+last operation that holds it has ended.
 """
 
 from __future__ import annotations
@@ -10,17 +10,26 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
 
 from volsvc import exceptions as exc
-from volsvc.drivers.base import VolumeDriver
 
 LOG = logging.getLogger(__name__)
 
 
-class Generation:
+class Closable(Protocol):
+    """All that is asked of a driver here."""
+
+    def close(self) -> None: ...
+
+
+DriverT = TypeVar("DriverT", bound=Closable)
+
+
+class Generation(Generic[DriverT]):
     """A driver, how many operations use it, and whether it was replaced."""
 
-    def __init__(self, number: int, driver: VolumeDriver, backend: str = "") -> None:
+    def __init__(self, number: int, driver: DriverT, backend: str = "") -> None:
         self.number = number
         self._backend = backend
         self.driver = driver
@@ -62,16 +71,16 @@ class Generation:
             self.closed.set()
 
 
-class CurrentGeneration:
+class CurrentGeneration(Generic[DriverT]):
     """The pointer to the generation that new operations begin on."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
         self._guard = threading.Lock()
-        self._current: Generation | None = None
+        self._current: Generation[DriverT] | None = None
         self._count = 0
 
-    def swap(self, driver: VolumeDriver | None) -> Generation | None:
+    def swap(self, driver: DriverT | None) -> Generation[DriverT] | None:
         """Put a driver in place (None: there is none now), retire the one before and return it."""
         with self._guard:
             before = self._current
@@ -84,11 +93,11 @@ class CurrentGeneration:
             before.retire()
         return before
 
-    def is_current(self, driver: VolumeDriver) -> bool:
+    def is_current(self, driver: DriverT) -> bool:
         with self._guard:
             return self._current is not None and self._current.driver is driver
 
-    def drop(self, lost: Generation | None) -> None:
+    def drop(self, lost: Generation[DriverT] | None) -> None:
         """There is no driver now, unless another than ``lost`` is in place already."""
         with self._guard:
             if lost is None or self._current is not lost:
@@ -97,11 +106,11 @@ class CurrentGeneration:
         lost.retire()
 
     @property
-    def current(self) -> Generation | None:
+    def current(self) -> Generation[DriverT] | None:
         return self._current
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[VolumeDriver]:
+    def use(self) -> Iterator[DriverT]:
         """The current driver, kept open for the length of the block.
 
         Raises ``BackendUnavailable`` when there is none.

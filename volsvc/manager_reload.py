@@ -1,43 +1,40 @@
-"""A volume manager's side of a reload: the new generation built beside the old, the swap, the draining.
+"""A manager's side of a reload: the new generation built beside the old, the swap, the draining.
 
-A backend that is ready must be ready with the new settings too, or the reload is refused.  One
+A service that is ready must be ready with the new settings too, or the reload is refused.  One
 that isn't ready is not built here: it takes the new settings and is tried again at once.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic
 
 from volsvc import exceptions as exc
+from volsvc.driver_init import Blueprint, Candidate, DriverT, StatsT
+from volsvc.driver_manager import DriverManager, Load, SettingsT, Wait
 from volsvc.generations import Generation
 from volsvc.init_attempt import StepFailed, run_once
-from volsvc.manager import BlueprintLoader, ManagerSettings, VolumeManager
-from volsvc.volume_init import Blueprint, Candidate
 
 LOG = logging.getLogger(__name__)
 
-Tick = Callable[[], None]
-Wait = Callable[[threading.Event, float], bool]
-
 
 @dataclass
-class BackendChange:
-    """New settings of one backend, and its new driver when it needs one."""
+class BackendChange(Generic[DriverT, StatsT, SettingsT]):
+    """New settings of one manager, and its new driver when it needs one."""
 
-    manager: VolumeManager
-    load: BlueprintLoader
-    settings: ManagerSettings
+    manager: DriverManager[DriverT, StatsT, SettingsT]
+    load: Load[DriverT]
+    settings: SettingsT
     options: Sequence[str]
-    candidate: Candidate | None = None
-    restore: Blueprint | None = None  # an exclusive driver's old self, closed while the new one was tried
-    _old: Generation | None = field(default=None)
+    candidate: Candidate[DriverT, StatsT] | None = None
+    restore: Blueprint[DriverT] | None = None  # an exclusive driver's old self, closed while the new one was tried
+    _old: Generation[DriverT] | None = field(default=None)
 
     @property
     def part(self) -> str:
-        return f"backend {self.manager.host.partition('@')[2]}"
+        return self.manager.reload_part
 
     def apply(self) -> None:
         self._old = self.manager.take_settings(self.load, self.settings, self.candidate)
@@ -50,21 +47,21 @@ class BackendChange:
 
     def drain(self, timeout_s: float) -> None:
         if self.candidate is not None:
-            self.manager.restore_exports()
+            self.manager.after_swap()
         if self._old is not None and not self._old.closed.wait(timeout_s):
-            LOG.warning("%s: an operation still uses the old driver after %.0f s", self.manager.host, timeout_s)
+            LOG.warning("%s: an operation still uses the old driver after %.0f s", self.manager.label, timeout_s)
 
 
 def prepare_backend(
-    manager: VolumeManager,
-    load: BlueprintLoader,
-    settings: ManagerSettings,
+    manager: DriverManager[DriverT, StatsT, SettingsT],
+    load: Load[DriverT],
+    settings: SettingsT,
     options: Sequence[str],
     wait: Wait,
-) -> BackendChange:
-    """Build what the backend needs for its new settings.
+) -> BackendChange[DriverT, StatsT, SettingsT]:
+    """Build what the manager needs for its new settings.
 
-    ``options``: names already known to differ.  Raises ``ConfigurationError`` when a ready backend
+    ``options``: names already known to differ.  Raises ``ConfigurationError`` when one that is ready
     would not be ready with them.
     """
     change = BackendChange(manager, load, settings, options)
@@ -77,15 +74,15 @@ def prepare_backend(
     current = manager.blueprint
     if blueprint == current:
         return change
-    names = getattr(blueprint, "changed_options", lambda other: ["volume_driver"])(current)
-    change.options = [*options, *(f"[{manager.host.partition('@')[2]}] {name}" for name in names)]
+    names = getattr(blueprint, "changed_options", lambda other: ["its driver"])(current)
+    change.options = [*options, *(f"[{manager.option_group}] {name}" for name in names)]
     manager.wait_for_old_generations(settings.driver_init_timeout_s, wait)
-    candidate = Candidate()
+    candidate: Candidate[DriverT, StatsT] = Candidate()
     if manager.is_exclusive:
         change.restore = manager.make_room(settings.driver_init_timeout_s, wait)
     try:
         run_once(
-            f"reload-{manager.host}",
+            f"reload-{manager.label}",
             manager.steps_for(load),
             candidate,
             timeout_s=settings.driver_init_timeout_s,
@@ -102,7 +99,7 @@ def prepare_backend(
     return change
 
 
-def _refusal(manager: VolumeManager, step: str, reason: str) -> exc.ConfigurationError:
+def _refusal(manager: DriverManager[Any, Any, Any], step: str, reason: str) -> exc.ConfigurationError:
     return exc.ConfigurationError(
-        reason=f"{manager.host} is ready now and would not be with the new settings ({reason or step})"
+        reason=f"{manager.label} is ready now and would not be with the new settings ({reason or step})"
     )

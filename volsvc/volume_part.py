@@ -231,7 +231,12 @@ class _ServedChange:
     is_slow = True
 
     def __init__(
-        self, served: ServedBackend, backend: BackendSettings, change: BackendChange, *, is_new_database: bool
+        self,
+        served: ServedBackend,
+        backend: BackendSettings,
+        change: BackendChange[Any, Any, Any],
+        *,
+        is_new_database: bool,
     ) -> None:
         self.part: str = change.part if change.candidate is not None or change.options else ""
         self.options: Sequence[str] = change.options

@@ -13,7 +13,8 @@ import pytest
 
 from volsvc import exceptions as exc
 from volsvc import models, placement
-from volsvc.backend_stats import StatsReader, capabilities_of, checked_stats
+from volsvc.backend_stats import capabilities_of, checked_stats, read_stats
+from volsvc.driver_probe import DriverProbe
 from volsvc.drivers.base import DriverContext, VolumeDriver
 from volsvc.options import Options
 
@@ -115,10 +116,14 @@ class Serving:
             self.left.release()
 
 
+def probe(serving: Serving) -> DriverProbe[VolumeDriver, models.BackendStats]:
+    return DriverProbe("stats-one", serving.use, read_stats, "get_volume_stats")
+
+
 def test_stats_that_come_in_time_are_returned() -> None:
     serving = Serving()
     serving.driver.gate.set()
-    assert StatsReader("one", serving.use).read(5) is GOOD
+    assert probe(serving).read(5) is GOOD
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), RuntimeError("no")])
@@ -127,12 +132,12 @@ def test_what_a_driver_raises_is_handed_on(error: BaseException) -> None:
     serving.driver.error = error
     serving.driver.gate.set()
     with pytest.raises(type(error)):
-        StatsReader("one", serving.use).read(5)
+        probe(serving).read(5)
 
 
 def test_a_read_that_hangs_is_said_to_and_none_runs_beside_it() -> None:
     serving = Serving()
-    reader = StatsReader("one", serving.use)
+    reader = probe(serving)
     with pytest.raises(exc.BackendUnavailable, match="within 0 s"):
         reader.read(0.05)
     with pytest.raises(exc.BackendUnavailable, match="still not come back"):
@@ -149,7 +154,7 @@ def test_a_read_that_hangs_is_said_to_and_none_runs_beside_it() -> None:
 def test_a_read_that_hangs_in_an_old_driver_is_not_held_against_its_successor() -> None:
     serving = Serving()
     old = serving.driver
-    reader = StatsReader("one", serving.use)
+    reader = probe(serving)
     with pytest.raises(exc.BackendUnavailable):
         reader.read(0.05)
     serving.driver = SlowDriver()
