@@ -229,6 +229,14 @@ class Service:
     created_at: dt.datetime | None = None
     updated_at: dt.datetime | None = None
 
+    @property
+    def serves_volumes(self) -> bool:
+        return self.binary.endswith("-volume")
+
+    @property
+    def serves_backups(self) -> bool:
+        return self.binary.endswith("-backup")
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:

@@ -38,7 +38,7 @@ def choose(services: Iterable[models.Service], wish: Wish) -> list[tuple[models.
     fitting: list[tuple[models.Service, CapacityClaim]] = []
     lacks_only_room = True
     for service in services:
-        if wish.only_host is not None and service.host != wish.only_host:
+        if not service.serves_volumes or wish.only_host not in (None, service.host):
             continue
         refusal = _why_not(service, wish)
         if refusal is None:

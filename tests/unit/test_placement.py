@@ -80,6 +80,13 @@ def test_extra_specs_and_zone_choose() -> None:
         hosts(services, extra_specs={"capabilities:volume_backend_name": "c"})
 
 
+def test_a_backup_service_gets_no_volumes() -> None:
+    backups = models.Service(id=2, host="node", binary="cinder-backup", state="ready", is_up=True)
+    assert hosts([backups, service("a")]) == ["node@a"]
+    with pytest.raises(exc.NoBackendReady, match="is volsvc-volume running"):
+        hosts([backups])
+
+
 def test_nothing_has_reported() -> None:
     with pytest.raises(exc.NoBackendReady, match="is volsvc-volume running"):
         hosts([])

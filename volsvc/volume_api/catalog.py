@@ -86,8 +86,8 @@ class CatalogRequests(RequestBase):
         raise exc.ServiceNotFound(id=f"{binary} on {host}")
 
     def pools(self, context: models.RequestContext) -> list[models.Service]:
-        """The services that have published capabilities: each is one pool."""
-        return [service for service in self._store.list_services() if service.capabilities]
+        """The backends that have published capabilities: each is one pool."""
+        return [found for found in self._store.list_services() if found.serves_volumes and found.capabilities]
 
     # -- operations -----------------------------------------------------------------------
 

@@ -11,10 +11,6 @@ from volsvc.api.views.times import iso
 from volsvc.service_words import describe_service
 
 
-def is_volume_service(service: models.Service) -> bool:
-    return service.binary.endswith("-volume")
-
-
 def service(found: models.Service, version: int) -> dict[str, Any]:
     """One service; the ``volsvc:`` fields say why it is down."""
     body: dict[str, Any] = {
@@ -35,7 +31,7 @@ def service(found: models.Service, version: int) -> dict[str, Any]:
     }
     if version >= mv.CLUSTER_FIELDS:
         body["cluster"] = None
-    if is_volume_service(found):
+    if found.serves_volumes:
         body["replication_status"] = "disabled"
         body["active_backend_id"] = None
         body["frozen"] = False
@@ -65,7 +61,7 @@ def zones(services: Iterable[models.Service]) -> list[dict[str, Any]]:
     """A zone is available when a volume service in it can take requests."""
     available: dict[str, bool] = {}
     for found in services:
-        if is_volume_service(found):
+        if found.serves_volumes:
             usable = found.is_up and not found.is_disabled
             available[found.availability_zone] = available.get(found.availability_zone, False) or usable
     return [{"zoneName": name, "zoneState": {"available": usable}} for name, usable in sorted(available.items())]
