@@ -8,12 +8,13 @@ from typing import Any
 from volsvc import exceptions as exc
 from volsvc import models, placement
 from volsvc.ports import CapacityClaim, Guards, Intent, Page, Query
-from volsvc.volume_api.base import RequestBase, check_size, new_id, scope_of, scoped
+from volsvc.volume_api.base import check_size, new_id, scope_of, scoped
+from volsvc.volume_api.placing import PlacingBase, asks_multiattach, pool_of
 
 Summary = tuple[int, int, dict[str, list[str]]]
 
 
-class VolumeRequests(RequestBase):
+class VolumeRequests(PlacingBase):
     def create(
         self,
         context: models.RequestContext,
@@ -38,8 +39,7 @@ class VolumeRequests(RequestBase):
         source = self._find_source(context, snapshot_id, source_volid)
         size = self._choose_size(size_gb, source)
         chosen_type = self._choose_type(context, volume_type, source)
-        type_multiattach = chosen_type.extra_specs.get("multiattach")
-        is_multiattach = multiattach or (type_multiattach is not None and placement.matches(True, type_multiattach))
+        is_multiattach = multiattach or asks_multiattach(chosen_type)
         wish = placement.Wish(
             size_gb=size,
             extra_specs=chosen_type.extra_specs,
@@ -53,15 +53,15 @@ class VolumeRequests(RequestBase):
             action = "volume_create_from_snapshot"
         elif source_volid:
             action = "volume_clone"
-        refusal: exc.CapacityExceeded | None = None
-        for service, claim in placement.choose(self._store.list_services(), wish):
+
+        def make(service: models.Service, guards: Guards) -> list[Intent]:
             volume = models.Volume(
                 id=volume_id,
                 size_gb=size,
                 status="creating",
                 project_id=context.project_id,
                 user_id=context.user_id,
-                host=f"{service.host}#{service.capabilities.get('pool_name') or service.host.partition('@')[2]}",
+                host=pool_of(service),
                 name=name,
                 description=description,
                 volume_type_id=chosen_type.id,
@@ -73,22 +73,20 @@ class VolumeRequests(RequestBase):
                 claimed_gb=size,
                 metadata=dict(metadata or {}),
             )
-            intent = Intent(
-                action=action,
-                context=context,
-                resource_id=volume_id,
-                second_id=snapshot_id or source_volid,
-                host=service.host,
-                insert=volume,
-                guards=Guards(capacity=claim),
-            )
-            try:
-                self._submit(intent)
-            except exc.CapacityExceeded as error:
-                refusal = error  # another request took the room between the look and the claim
-                continue
-            return self._store.get_volume(volume_id)
-        raise refusal or exc.NoBackendReady(reason="no backend was left to try")
+            return [
+                Intent(
+                    action=action,
+                    context=context,
+                    resource_id=volume_id,
+                    second_id=snapshot_id or source_volid,
+                    host=service.host,
+                    insert=volume,
+                    guards=guards,
+                )
+            ]
+
+        self._place(wish, make)
+        return self._store.get_volume(volume_id)
 
     def get(self, context: models.RequestContext, volume_id: str) -> models.Volume:
         return self._get_volume(context, volume_id)
@@ -202,15 +200,3 @@ class VolumeRequests(RequestBase):
                 reason=f"Volume size '{size}' GiB cannot be smaller than the size of its source ({source.size_gb} GiB)."
             )
         return size
-
-    def _choose_type(
-        self, context: models.RequestContext, wanted: str | None, source: models.Snapshot | models.Volume | None
-    ) -> models.VolumeType:
-        if wanted:
-            chosen = self._store.get_volume_type(wanted)
-            if not chosen.is_public and not context.is_admin:
-                raise exc.VolumeTypeNotFound(id=wanted)
-            return chosen
-        if source is not None and source.volume_type_id:
-            return self._store.get_volume_type(source.volume_type_id)
-        return self._store.get_volume_type("__DEFAULT__")
