@@ -252,6 +252,12 @@ class VolumeAccessError(DriverError):
     template = "The volume's data can't be reached: {reason}"
 
 
+class NotThisHost(VolumeAccessError):
+    """A local path doesn't lead to the volume here; ask for its blocks over the network."""
+
+    template = "The volume's data is not at {path} of this host: {reason}"
+
+
 class BackupDamaged(VolsvcError):
     """What the store gave back is not what was stored: truncated, changed, or of another backup."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from volsvc import exceptions as exc
 from volsvc import models
+from volsvc.block_access import BlockAccess
 from volsvc.drivers.base import VolumeDriver
 from volsvc.operations import OperationControl, Result
 from volsvc.ports import Query, Store
@@ -41,6 +42,7 @@ class VolumeActions:
             "attachment_create": self.connect,
             "attachment_connect": self.connect,
             "attachment_disconnect": self.disconnect,
+            **BlockAccess(store).actions,
         }
 
     def find(self, action: str) -> Action | None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.backend_stats import read_stats
+from volsvc.block_access import close_stale_readers
 from volsvc.driver_init import DriverInit, StorageWords
 from volsvc.drivers.base import VolumeDriver
 
@@ -42,7 +43,7 @@ class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
             )
 
     def restore_exports(self, driver: VolumeDriver) -> None:
-        """Adopt or restart the exporters of attached volumes; end those of no attachment."""
+        """Adopt or restart the exporters of attached volumes; end those of no attachment and of no reader."""
         volumes = self._store.volumes_on(self.host)
         attached = self._store.attachments_of([volume.id for volume in volumes])
         connected = {volume.id: [a for a in attached.get(volume.id, []) if a.needs_export] for volume in volumes}
@@ -60,3 +61,4 @@ class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
 
         with ThreadPoolExecutor(EXPORT_WORKERS, thread_name_prefix=f"exports-{self.host}") as pool:
             list(pool.map(restore, [volume for volume in volumes if connected[volume.id]]))
+        close_stale_readers(self._store, driver)

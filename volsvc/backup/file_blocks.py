@@ -50,6 +50,13 @@ class _OpenFile:
     def __str__(self) -> str:
         return self._path
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the open file, which tell it from any other of this host."""
+        with self._translated():
+            found = os.fstat(self._fd)
+        return found.st_dev, found.st_ino
+
     def close(self) -> None:
         """Repeatable."""
         for fd in (self._fd, self._direct_fd):

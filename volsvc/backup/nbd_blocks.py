@@ -23,10 +23,14 @@ _ZEROS_BYTES = 1024**2
 
 
 class _Export:
-    """Connections to one export: an idle one is taken for each call, or a new one opened."""
+    """Connections to one export: an idle one is taken for each call, or a new one opened.
 
-    def __init__(self, uri: str) -> None:
+    ``name`` is for messages, where ``uri`` says little.
+    """
+
+    def __init__(self, uri: str, name: str | None = None) -> None:
         self._uri = uri
+        self._name = name or uri
         self._guard = threading.Lock()
         self._idle: list[NbdConnection] = []
         with self._connected() as connection:
@@ -40,7 +44,7 @@ class _Export:
         self.close()
 
     def __str__(self) -> str:
-        return self._uri
+        return self._name
 
     def close(self) -> None:
         """Hang up.  Repeatable."""
@@ -62,13 +66,13 @@ class _Export:
             self._give_back(found)
             words = os.strerror(error.errno) if error.errno else str(error)
             if error.errno in FULL:
-                raise exc.StorageFull(reason=f"{self._uri}: {words}") from error
-            raise exc.VolumeAccessError(reason=f"{self._uri}: {words}") from error
+                raise exc.StorageFull(reason=f"{self._name}: {words}") from error
+            raise exc.VolumeAccessError(reason=f"{self._name}: {words}") from error
         except (OSError, struct.error) as error:
             if found is not None:
                 found.close()
             raise exc.VolumeAccessError(
-                reason=f"{self._uri}: {exc.describe(error)}; is its exporter running?"
+                reason=f"{self._name}: {exc.describe(error)}; is its exporter running?"
             ) from error
         else:
             self._give_back(found)
@@ -106,11 +110,11 @@ class NbdSource(_Export):
 class NbdSink(_Export):
     """Writes an export."""
 
-    def __init__(self, uri: str) -> None:
-        super().__init__(uri)
+    def __init__(self, uri: str, name: str | None = None) -> None:
+        super().__init__(uri, name)
         if self._flags & protocol.READ_ONLY:
             self.close()
-            raise exc.VolumeAccessError(reason=f"{uri} is exported for reading only")
+            raise exc.VolumeAccessError(reason=f"{self} is exported for reading only")
 
     def write(self, offset: int, data: memoryview) -> None:
         with self._connected() as connection:
@@ -133,4 +137,4 @@ class NbdSink(_Export):
             for connection in connections:
                 connection.flush()
         except OSError as error:
-            raise exc.VolumeAccessError(reason=f"{self._uri} can't be flushed: {exc.describe(error)}") from error
+            raise exc.VolumeAccessError(reason=f"{self._name} can't be flushed: {exc.describe(error)}") from error

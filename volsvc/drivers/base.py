@@ -18,7 +18,9 @@ from typing import Any, ClassVar, Protocol
 
 from oslo_config import cfg
 
+from volsvc import exceptions as exc
 from volsvc import models
+from volsvc.drivers.readers import Reader, Source, local_connection, refuse_to_write_snapshots
 from volsvc.options import Options
 
 
@@ -77,7 +79,7 @@ class VolumeDriver:
     #: True when two instances can't exist at a time on one storage (a reload drains first).
     exclusive: ClassVar[bool] = False
     #: What this driver can do beyond the required; refused by name when absent.
-    #: Known: "clone", "snapshot_attached", "extend_attached", "multiattach", "reflink".
+    #: Known: "clone", "snapshot_attached", "extend_attached", "multiattach", "reflink", "remote_blocks".
     abilities: frozenset[str] = frozenset()
 
     @classmethod
@@ -194,6 +196,55 @@ class VolumeDriver:
     def list_exported(self) -> frozenset[str]:
         """Ids of the volumes of this backend that have a living export."""
         return frozenset()
+
+    # -- blocks, for backups ------------------------------------------------------------
+    # A driver whose volumes and snapshots are raw files or block devices writes ``local_path`` only; one that
+    # reaches them otherwise writes the three others.
+
+    def local_path(self, source: Source) -> str | None:
+        """Path of the raw file or block device of this host that holds a volume or a snapshot.
+
+        None when there is no such thing.  Raises ``DriverError`` when it is not on the storage.
+        May be repeated; changes nothing that its users would see.
+        """
+        return None
+
+    def open_blocks(self, source: Source, reader: Reader) -> Mapping[str, Any]:
+        """Make a volume without clients, or a snapshot, readable (or a volume writable) for ``reader``.
+
+        Returns a connection_info: ``local`` with a path of this host (``readers.local_connection``) for a reader
+        that is local, else a way over the network that nobody but this reader can use (``nbd+tls``).  Its
+        ``data`` may hold secrets: only the reader sees it.  Again for the same reader: the same answer
+        while what it speaks of is alive, and nobody is cut; for another source the old access ends.
+
+        Raises ``AbilityMissing`` when there is no way for this reader, ``InvalidSnapshot`` for a writer of a
+        snapshot, ``DriverError`` when the source is not on the storage.
+        """
+        refuse_to_write_snapshots(source, reader)
+        path = self.local_path(source)
+        if path is not None and reader.is_local:
+            return local_connection(path, reader)
+        if path is None or self.target is None or not self.target.can_open_remotely:
+            raise exc.AbilityMissing(
+                backend=self.context.backend,
+                ability="give its blocks to this reader",
+                reason="it has no path here for them, or the reader can't open that, and its target has no way over "
+                "the network; run the backup service on its host and as its user, or set target_helper = nbd",
+            )
+        info: Mapping[str, Any] = self.target.open_remotely(path, reader)
+        return info
+
+    def close_blocks(self, reader_id: str) -> None:
+        """End all that ``open_blocks`` did for this reader; a remote one's next I/O fails.  Repeatable."""
+        if self.target is not None:
+            self.target.close_reader(reader_id)
+
+    def list_readers(self) -> frozenset[str]:
+        """Ids of the readers for whom something of this backend is open, alive or not, and must be closed.
+
+        Those that were given a local path only needn't be among them.
+        """
+        return frozenset() if self.target is None else frozenset(self.target.list_readers())
 
     # -- looking after the storage ---------------------------------------------------------
 

@@ -21,8 +21,9 @@ from volsvc.drivers.directory import file_name
 from volsvc.drivers.fake_script import Script
 from volsvc.drivers.fake_store import BLOCK_BYTES, open_store, store_key
 from volsvc.drivers.fake_store import OPTS as STORE_OPTS
+from volsvc.drivers.readers import Reader, Source, kind_of, refuse_to_write_snapshots
 
-_FULL = frozenset({"clone", "snapshot_attached", "extend_attached", "multiattach"})
+_FULL = frozenset({"clone", "snapshot_attached", "extend_attached", "multiattach", "remote_blocks"})
 
 
 class FakeDriver(VolumeDriver):
@@ -39,7 +40,8 @@ class FakeDriver(VolumeDriver):
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)
-        self.store = open_store(store_key(self.options.fake_state_path, context.runtime_path, context.host))
+        self._key = store_key(self.options.fake_state_path, context.runtime_path, context.host)
+        self.store = open_store(self._key)
         self.script: Script = context.extra.get("script") or Script(path=self.options.fake_script_path)
         self.abilities = _FULL - set(self.options.fake_missing_abilities)
         self._identity: str | None = None
@@ -129,13 +131,17 @@ class FakeDriver(VolumeDriver):
                 pass  # only the marker is looked at
             if self.target is not None:
                 self.target.remove(volume.id)
-            with self._files() as files:
-                files.pop(name, None)
+            self._forget(name)
 
     def delete_snapshot(self, snapshot: models.Snapshot) -> None:
         name = file_name("snapshot", snapshot.id)
-        with self.script.applied("delete_snapshot"), self._files() as files:
-            files.pop(name, None)
+        with self.script.applied("delete_snapshot"):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        with self._state() as state:
+            state["files"].pop(name, None)
+            state["readers"] = {key: reader for key, reader in state["readers"].items() if reader["name"] != name}
 
     def extend_volume(self, volume: models.Volume, new_size_gb: int) -> None:
         name, size = file_name("volume", volume.id), new_size_gb * models.GIB
@@ -149,13 +155,19 @@ class FakeDriver(VolumeDriver):
 
     @contextmanager
     def _files(self) -> Iterator[dict[str, Any]]:
+        with self._state() as state:
+            yield state["files"]
+
+    @contextmanager
+    def _state(self) -> Iterator[dict[str, Any]]:
+        """Everything the store has, when it is ours."""
         with self.store.transaction() as state:
             if state["identity"] is None or state["identity"] != self._identity:
                 raise exc.BackendUnavailable(
                     reason=f"the fake store has the marker {state['identity']}, expected {self._identity}; "
                     "nothing was touched"
                 )
-            yield state["files"]
+            yield state
 
     # -- connections --------------------------------------------------------------------------
 
@@ -210,6 +222,32 @@ class FakeDriver(VolumeDriver):
                 return frozenset()
             exported: frozenset[str] = self.target.list_exported()
             return exported
+
+    # -- blocks, for backups: a reader sees the store itself, from this host or another -----------
+
+    def open_blocks(self, source: Source, reader: Reader) -> Mapping[str, Any]:
+        refuse_to_write_snapshots(source, reader)
+        name = file_name(kind_of(source), source.id)
+        with self.script.applied("open_blocks"), self._state() as state:
+            if not reader.is_local and "remote_blocks" not in self.abilities:
+                raise exc.AbilityMissing(
+                    backend=self.context.backend, ability="serve another host", reason="the fake denies it"
+                )
+            if name not in state["files"]:
+                raise exc.DriverError(reason=f"{name} is not in the fake store")
+            state["readers"][reader.id] = {"name": name, "mode": reader.access_mode}
+        return {
+            "driver_volume_type": "fake",
+            "data": {"store": self._key, "reader": reader.id, "access_mode": reader.access_mode},
+        }
+
+    def close_blocks(self, reader_id: str) -> None:
+        with self.script.applied("close_blocks"), self.store.transaction() as state:
+            state["readers"].pop(reader_id, None)
+
+    def list_readers(self) -> frozenset[str]:
+        with self.script.applied("list_readers"), self.store.transaction() as state:
+            return frozenset(state["readers"])
 
     # -- looking after the storage -------------------------------------------------------------
 

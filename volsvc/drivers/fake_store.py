@@ -38,16 +38,16 @@ _stores_guard = threading.Lock()
 
 
 class FakeStore:
-    """A dictionary with ``identity``, ``files`` and ``exports``, changed in transactions.
+    """A dictionary with ``identity``, ``files``, ``exports`` and ``readers``, changed in transactions.
 
     ``files``: name → {"size": bytes, "blocks": {number: hex}}; ``exports``: volume id →
-    {"name": file, "attachments": {id: "rw" or "ro"}}.
+    {"name": file, "attachments": {id: "rw" or "ro"}}; ``readers``: id → {"name": file, "mode": "rw" or "ro"}.
     """
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path
         self._guard = threading.RLock()
-        self._state: dict[str, Any] = {"identity": None, "files": {}, "exports": {}}
+        self._state: dict[str, Any] = {"identity": None, "files": {}, "exports": {}, "readers": {}}
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from volsvc import models
 from volsvc.drivers import capacity, sparse
 from volsvc.drivers.base import DriverContext, VolumeDriver, Work
 from volsvc.drivers.directory import OpenStore, StoreDirectory, file_name
+from volsvc.drivers.readers import Source, kind_of
 from volsvc.drivers.storage_errors import FULL, translated
 
 LOG = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class FileDriver(VolumeDriver):
             abilities.add("reflink")
         elif not getattr(self.target, "can_copy_point_in_time", True):
             abilities.discard("snapshot_attached")
+        if getattr(self.target, "can_open_remotely", False):
+            abilities.add("remote_blocks")
         self.abilities = frozenset(abilities)
 
     def _probe(self, store: OpenStore) -> bool:
@@ -207,11 +210,13 @@ class FileDriver(VolumeDriver):
         with self._directory.opened(f"delete {name}") as store:
             if self._is_exporting(volume):
                 self.target.remove(volume.id)
+            self._close_readers_of(name)
             store.delete(name)
 
     def delete_snapshot(self, snapshot: models.Snapshot) -> None:
         name = file_name("snapshot", snapshot.id)
         with self._directory.opened(f"delete {name}") as store:
+            self._close_readers_of(name)
             store.delete(name)
 
     def extend_volume(self, volume: models.Volume, new_size_gb: int) -> None:
@@ -238,7 +243,7 @@ class FileDriver(VolumeDriver):
     # -- connections --------------------------------------------------------------------------
 
     def initialize_connection(self, volume: models.Volume, attachment: models.Attachment) -> Mapping[str, Any]:
-        path = self._existing_path(volume)
+        path = self.local_path(volume)
         info: Mapping[str, Any] = self.target.connect(volume, path, attachment)
         return info
 
@@ -264,7 +269,7 @@ class FileDriver(VolumeDriver):
         return models.StorageView(exists=size_bytes is not None, size_bytes=size_bytes)
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
-        self.target.ensure(volume, self._existing_path(volume), attachments)
+        self.target.ensure(volume, self.local_path(volume), attachments)
 
     def remove_stale_exports(self, attached_volume_ids: frozenset[str]) -> list[str]:
         stale = sorted(self.list_exported() - attached_volume_ids)
@@ -282,10 +287,16 @@ class FileDriver(VolumeDriver):
     def _is_exporting(self, volume: models.Volume) -> bool:
         return self.target is not None and bool(self.target.is_exporting(volume))
 
-    def _existing_path(self, volume: models.Volume) -> str:
-        name = file_name("volume", volume.id)
+    # -- blocks, for backups ------------------------------------------------------------------
+
+    def local_path(self, source: Source) -> str:
+        name = file_name(kind_of(source), source.id)
         with self._directory.opened(f"export {name}") as store, store.opened(name):
             return os.path.join(store.path, name)
+
+    def _close_readers_of(self, name: str) -> None:
+        if self.target is not None:
+            self.target.close_readers_of(os.path.join(self.path, name))
 
     # -- looking after the storage -------------------------------------------------------------
 

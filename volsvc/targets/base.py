@@ -15,6 +15,7 @@ from oslo_config import cfg
 
 from volsvc import models
 from volsvc.drivers.base import Work
+from volsvc.drivers.readers import Reader
 from volsvc.options import Options
 
 
@@ -34,6 +35,8 @@ class BaseTarget:
     storage_protocol: ClassVar[str] = "unknown"
     #: False when ``copy_point_in_time`` is impossible: then only shared extents make snapshots of attached volumes.
     can_copy_point_in_time: ClassVar[bool] = True
+    #: True when ``open_remotely`` works: a backup service on another host can then read and write volumes.
+    can_open_remotely: ClassVar[bool] = False
 
     @classmethod
     def declared_options(cls) -> Sequence[cfg.Opt]:
@@ -96,6 +99,26 @@ class BaseTarget:
     def resize(self, volume: models.Volume, new_size_bytes: int) -> None:
         """Tell the exporter that the storage has grown; does nothing when it knows."""
         raise NotImplementedError
+
+    # -- readers on other hosts: backups, beside all attachments ---------------------------
+    # One target that has ``can_open_remotely`` writes all of these, another none.
+
+    def open_remotely(self, path: str, reader: Reader) -> Mapping[str, Any]:
+        """Serve the raw image at ``path`` to this reader alone, over the network and encrypted.
+
+        Returns its connection_info (``nbd+tls``), the same one while what it speaks of lives.
+        """
+        raise NotImplementedError
+
+    def close_reader(self, reader_id: str) -> None:
+        """Cut this reader and forget its key.  Repeatable, and done for one that never was."""
+
+    def close_readers_of(self, path: str) -> None:
+        """Cut every reader of that image: it is going."""
+
+    def list_readers(self) -> frozenset[str]:
+        """Ids of the readers that something is left of, served or not."""
+        return frozenset()
 
     def close(self) -> None:
         """Forget connections to exporters; the exporters go on."""

@@ -23,10 +23,12 @@ from oslo_config import cfg
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.drivers.base import Work
-from volsvc.targets import clients, point_in_time, qsd
+from volsvc.drivers.readers import Reader
+from volsvc.targets import clients, nbd_options, point_in_time, qsd
 from volsvc.targets.base import BaseTarget, TargetContext
 from volsvc.targets.file_locks import locked
 from volsvc.targets.nbd_exports import Exports
+from volsvc.targets.nbd_readers import ReaderExports, check_address, parse_ports
 from volsvc.targets.qmp import QmpUnreachable
 from volsvc.targets.qsd_process import ExporterPaths
 
@@ -35,46 +37,15 @@ LOG = logging.getLogger(__name__)
 _SOCKET_PATH_BYTES = 107  # sun_path without its end, unix(7)
 _COPY_END_TIMEOUT_S = 60.0
 
-OPTS = [
-    cfg.StrOpt(
-        "nbd_socket_directory",
-        sample_default="$runtime_path/nbd",
-        help="Directory of the sockets that clients connect to; give one outside the private runtime_path when another "
-        "user's hypervisor has to reach them. A reload applies it to volumes attached afterwards.",
-    ),
-    cfg.StrOpt(
-        "nbd_socket_directory_mode",
-        default="0700",
-        regex=r"^0?[0-7]{3}$",
-        help="Mode of nbd_socket_directory, octal. A reload applies it.",
-    ),
-    cfg.StrOpt(
-        "nbd_socket_mode",
-        default="0600",
-        regex=r"^0?[0-7]{3}$",
-        help="Mode of each socket, octal; a client needs write permission. A reload applies it to later attachments.",
-    ),
-    cfg.StrOpt(
-        "nbd_socket_group",
-        help="Group of nbd_socket_directory and of the sockets; unset leaves the service's own. A reload applies it.",
-    ),
-    cfg.StrOpt(
-        "nbd_aio",
-        default="auto",
-        choices=["auto", "io_uring", "threads"],
-        help="How exporters reach the disk; 'auto' takes io_uring where the kernel allows it. "
-        "A reload applies it to exporters started afterwards.",
-    ),
-]
-
 
 class NbdTarget(BaseTarget):
     growth = "reconnect"
     storage_protocol = "nbd"
+    can_open_remotely = True
 
     @classmethod
     def declared_options(cls) -> Sequence[cfg.Opt]:
-        return OPTS
+        return nbd_options.OPTS
 
     def __init__(self, context: TargetContext) -> None:
         super().__init__(context)
@@ -83,11 +54,14 @@ class NbdTarget(BaseTarget):
         self._sockets = self.options.nbd_socket_directory or os.path.join(context.runtime_path, "nbd")
         self._aio = self.options.nbd_aio
         self._gid: int | None = None
+        self._readers_control = os.path.join(context.runtime_path, f"rdr-{tag}")
 
     # -- set-up ------------------------------------------------------------------------------
 
     def check_for_setup_error(self) -> None:
         self._check_paths()
+        check_address(self.options.target_ip_address)
+        parse_ports(self.options.nbd_remote_ports)
         if self.options.nbd_socket_group:
             try:
                 self._gid = grp.getgrnam(self.options.nbd_socket_group).gr_gid
@@ -100,6 +74,7 @@ class NbdTarget(BaseTarget):
             self._aio = "io_uring" if qsd.has_io_uring() else "threads"
         with self._making("prepare the directories of the exporters"):
             os.makedirs(self._control, mode=0o700, exist_ok=True)
+            os.makedirs(self._readers_control, mode=0o700, exist_ok=True)
             os.makedirs(self._sockets, mode=0o700, exist_ok=True)
             if self._gid is not None:
                 os.chown(self._sockets, -1, self._gid)
@@ -143,6 +118,8 @@ class NbdTarget(BaseTarget):
             self._end_if_unused(exporter)
 
     def sever(self, volume: models.Volume, attachment: models.Attachment) -> None:
+        if attachment.id in self.list_readers():
+            self.close_reader(attachment.id)
         exporter = self._exporter(volume.id)
         if not os.path.isdir(exporter.paths.control):
             return
@@ -157,14 +134,14 @@ class NbdTarget(BaseTarget):
                 exporter.end(is_hanging=True)
 
     def inspect(self, volume: models.Volume, path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-        exporter = self._exporter(volume.id)
+        exporter, readers = self._exporter(volume.id), self._readers.readers_of(path)
         if not os.path.isdir(exporter.paths.control):
-            return (), ()
+            return readers, ()
         with self._making(f"look at the exports of volume {volume.id}"), exporter.locked():
             if not exporter.is_usable:
-                return (), ()
+                return readers, ()
             with self._exports(exporter) as exports:
-                return exports.attachments(), clients.of_socket(exporter.paths.socket)
+                return (*exports.attachments(), *readers), clients.of_socket(exporter.paths.socket)
 
     def ensure(self, volume: models.Volume, path: str, attachments: Sequence[models.Attachment]) -> None:
         if not attachments:
@@ -214,6 +191,28 @@ class NbdTarget(BaseTarget):
         ):
             point_in_time.take_down(qmp)
             Exports(qmp, exporter.paths.pending_exports).grow(new_size_bytes)
+
+    # -- readers on other hosts ----------------------------------------------------------
+
+    @property
+    def _readers(self) -> ReaderExports:
+        ports = parse_ports(self.options.nbd_remote_ports)
+        return ReaderExports(self._readers_control, self.options.target_ip_address, ports)
+
+    def open_remotely(self, path: str, reader: Reader) -> Mapping[str, Any]:
+        with self._making(f"serve {path} to the reader {reader.id}"):
+            return self._readers.open(path, reader, self._aio)
+
+    def close_reader(self, reader_id: str) -> None:
+        with self._making(f"end what the reader {reader_id} was given"):
+            self._readers.close(reader_id)
+
+    def close_readers_of(self, path: str) -> None:
+        with self._making(f"end the readers of {path}"):
+            self._readers.close_those_of(path)
+
+    def list_readers(self) -> frozenset[str]:
+        return self._readers.ids()
 
     # -- exporters --------------------------------------------------------------------
 

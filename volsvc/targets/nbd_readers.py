@@ -1,0 +1,236 @@
+"""Exports for readers on other hosts: NBD over TCP with TLS, for one reader each.
+
+Every reader gets a qemu-storage-daemon of its own with a key of its own (TLS-PSK), which ends
+with its export; so nothing listens on the network while nobody reads from afar, and what one
+reader was given opens nothing else.  As an exporter of attachments does, it outlives the
+service and is found again by its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import random
+import secrets
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from volsvc import exceptions as exc
+from volsvc.drivers.readers import NBD_TLS, Reader
+from volsvc.targets.qsd import TOP_NODE, disk_arguments
+from volsvc.targets.qsd_process import ExporterPaths, QsdProcess
+
+LOG = logging.getLogger(__name__)
+
+_KEY_BYTES = 32
+_TRIES = 20  # of ports that turn out to be taken
+_CONNECTIONS = 16
+_IN_USE = "Address already in use"
+
+
+class ReaderExports:
+    """All exports for readers of one backend.
+
+    ``control`` is a directory private to the service; ``address`` is this host's, as readers reach
+    it; ``ports`` are those that may be used, None for any; ``aio`` is QEMU's.
+    """
+
+    def __init__(self, control: str, address: str | None, ports: range | None) -> None:
+        self._control = control
+        self._address = address
+        self._ports = ports
+
+    def open(self, path: str, reader: Reader, aio: str) -> Mapping[str, Any]:
+        """Serve the raw image at ``path``; the same answer as before when it is served already."""
+        process = self._process(reader.id)
+        wanted = {"path": path, "access_mode": reader.access_mode}
+        with process.locked():
+            note = _read_note(process)
+            if process.is_usable and wanted.items() <= note.items():
+                return _connection_info(reader, note, _read_key(process))
+            process.stop()
+            address = self._address or own_address()
+            key = secrets.token_hex(_KEY_BYTES)
+            _write_private(process.paths.keys, f"{reader.id}:{key}\n")
+            try:
+                note = self._start(process, reader, aio, {**wanted, "host": address})
+            except BaseException:
+                process.end()
+                raise
+            return _connection_info(reader, note, key)
+
+    def close(self, reader_id: str) -> None:
+        """Cut the reader and remove its key.  Repeatable."""
+        process = self._process(reader_id)
+        if os.path.isdir(process.paths.control):
+            with process.locked():
+                process.end()
+
+    def close_those_of(self, path: str) -> None:
+        for reader_id in self.readers_of(path):
+            self.close(reader_id)
+
+    def readers_of(self, path: str) -> tuple[str, ...]:
+        """Ids of the readers of that image that are served now."""
+        processes = [(reader_id, self._process(reader_id)) for reader_id in sorted(self.ids())]
+        return tuple(
+            reader_id
+            for reader_id, process in processes
+            if process.is_alive and _read_note(process).get("path") == path
+        )
+
+    def ids(self) -> frozenset[str]:
+        """Every reader that something is left of."""
+        try:
+            names = os.listdir(self._control)
+        except FileNotFoundError:
+            return frozenset()
+        found = set()
+        for name in names:
+            with contextlib.suppress(ValueError):
+                found.add(str(uuid.UUID(hex=name)))
+        return frozenset(found)
+
+    def _process(self, reader_id: str) -> QsdProcess:
+        try:
+            name = uuid.UUID(reader_id).hex
+        except ValueError:
+            raise exc.InvalidInput(reason=f"{reader_id!r} is not a UUID, so it can't name a reader") from None
+        control = os.path.join(self._control, name)
+        return QsdProcess(f"reader {reader_id}", ExporterPaths(control, os.path.join(control, "s")))
+
+    def _start(self, process: QsdProcess, reader: Reader, aio: str, note: dict[str, Any]) -> dict[str, Any]:
+        """Start it on a free port; returns the note with that."""
+        for port in _free_ports(note["host"], self._ports):
+            note = {**note, "port": port}
+            _write_private(process.paths.note, json.dumps(note))
+            try:
+                process.start_with(_arguments(process, reader, aio, note))
+            except exc.DriverError as error:
+                if _IN_USE not in str(error):
+                    raise
+                LOG.info("reader %s: port %d was taken meanwhile; another is tried", reader.id, port)
+                continue
+            process.finish_start()
+            return note
+        where = f"{self._ports.start}-{self._ports.stop - 1}" if self._ports else "any"
+        raise exc.DriverError(
+            reason=f"no port of {note['host']} is free for another reader (nbd_remote_ports: {where}); give more"
+        )
+
+
+def parse_ports(text: str | None) -> range | None:
+    """The range that ``FIRST-LAST`` means, None for none.  Raises ``DriverConfigurationError``."""
+    if not text:
+        return None
+    first, _, last = text.partition("-")
+    try:
+        ports = range(int(first), int(last or first) + 1)
+    except ValueError:
+        ports = range(0)
+    if not ports or ports.start < 1 or ports.stop > 1 << 16:
+        raise exc.DriverConfigurationError(
+            reason=f"nbd_remote_ports is {text!r}; it must be FIRST-LAST with numbers from 1 to 65535"
+        )
+    return ports
+
+
+def check_address(address: str | None) -> None:
+    """Raise ``DriverConfigurationError`` for an address that no reader could connect to."""
+    if address in ("0.0.0.0", "::"):  # noqa: S104 - refused here
+        raise exc.DriverConfigurationError(
+            reason=f"target_ip_address is {address}, which readers can't connect to; give one address of this host"
+        )
+
+
+def own_address() -> str:
+    """The address that this host uses towards others, as its routes say; loopback without any.  Sends nothing."""
+    for family, elsewhere in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):  # RFC 5737, 3849
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
+            asked.connect((elsewhere, 80))
+            return str(asked.getsockname()[0])
+    return "127.0.0.1"
+
+
+def _arguments(process: QsdProcess, reader: Reader, aio: str, note: Mapping[str, Any]) -> list[str]:
+    credentials = {"qom-type": "tls-creds-psk", "id": "tls", "dir": process.paths.control, "endpoint": "server"}
+    server = {
+        "addr": {"type": "inet", "host": note["host"], "port": str(note["port"])},
+        "tls-creds": "tls",
+        "max-connections": _CONNECTIONS,
+    }
+    export = {
+        "type": "nbd",
+        "id": "reader",
+        "node-name": TOP_NODE,
+        "name": reader.id,
+        "writable": not reader.is_read_only,
+    }
+    return [
+        f"--object={json.dumps(credentials)}",
+        *disk_arguments(note["path"], aio, is_read_only=reader.is_read_only),
+        f"--nbd-server={json.dumps(server)}",
+        f"--export={json.dumps(export)}",
+    ]
+
+
+def _connection_info(reader: Reader, note: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {
+        "driver_volume_type": NBD_TLS,
+        "data": {
+            "host": note["host"],
+            "port": note["port"],
+            "export": reader.id,
+            "psk_identity": reader.id,
+            "psk_key": key,
+            "access_mode": reader.access_mode,
+        },
+    }
+
+
+def _free_ports(address: str, ports: range | None) -> Iterator[int]:
+    """Ports that nobody listens on now, in no order, so that two starts at a time rarely want the same."""
+    candidates: Iterable[int] = [0] * _TRIES if ports is None else random.sample(ports, len(ports))
+    for candidate in candidates:
+        family, kind, protocol, _, place = socket.getaddrinfo(address, candidate, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(place)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise exc.DriverError(
+                        reason=f"{address} is no address of this host; set target_ip_address to one that is"
+                    ) from error
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                continue
+            port = int(probe.getsockname()[1])
+        yield port
+
+
+def _read_note(process: QsdProcess) -> dict[str, Any]:
+    try:
+        with open(process.paths.note) as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read_key(process: QsdProcess) -> str:
+    with open(process.paths.keys) as file:
+        return file.read().strip().partition(":")[2]
+
+
+def _write_private(path: str, text: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
