@@ -273,11 +273,11 @@ class OperationRunner:
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set() and self._is_accepting():
-            started = self._dispatch_express()
+            may_be_more = self._dispatch_express()
             free = self._settings.workers - self._count_running(is_express=False)
             if free > 0:
-                started = self._dispatch_some(free) or started
-            if not started:
+                may_be_more = self._dispatch_some(free) or may_be_more
+            if not may_be_more:
                 return
 
     def _count_running(self, *, is_express: bool) -> int:
@@ -285,23 +285,27 @@ class OperationRunner:
             return sum((not running.holds) == is_express for running in self._running.values())
 
     def _dispatch_express(self) -> bool:
+        """Start what doesn't stand in line; whether more than was looked at may wait."""
         free = self._settings.express_workers - self._count_running(is_express=True)
         if not self._express_hosts or free <= 0:
             return False
         started = False
-        for candidate in self._store.claimable(self._express_hosts, free):
+        candidates = self._store.claimable(self._express_hosts, free)
+        for candidate in candidates:
             operation = self._claim(candidate)
             if operation is not None:
                 self._start(operation, ())
                 started = True
-        return started
+        return started and len(candidates) == free
 
     def _dispatch_some(self, free: int) -> bool:
-        """Start up to ``free`` operations; False when none could be started."""
+        """Start up to ``free`` operations; whether more than was looked at may wait, and could be started."""
         started = False
         # What is held by a handler that was superseded, or by a driver that hangs, is claimable for ever:
         # it must not hide what comes after it.
-        for candidate in self._store.claimable(self._claim_hosts(), free + len(self.locks.held())):
+        limit = free + len(self.locks.held())
+        candidates = self._store.claimable(self._claim_hosts(), limit)
+        for candidate in candidates:
             holds = tuple(holds_of(candidate))
             if not self.locks.try_acquire(holds):
                 continue
@@ -318,7 +322,7 @@ class OperationRunner:
             free -= 1
             if free == 0:
                 break
-        return started
+        return started and len(candidates) == limit
 
     def _claim(self, candidate: models.Operation) -> models.Operation | None:
         try:

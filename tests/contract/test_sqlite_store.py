@@ -161,7 +161,8 @@ def test_finding_work_looks_things_up_however_long_the_queue(engine: sa.Engine) 
         rows.append(values)
     with engine.begin() as connection:
         connection.execute(sa.insert(schema.operations), rows)
-        statement = claims.claimable_query(b.HOST, 10_000).compile(engine, compile_kwargs={"literal_binds": True})
+        asked = claims.CLAIMABLE.params(the_hosts=[b.HOST], the_limit=10_000)
+        statement = asked.compile(engine, compile_kwargs={"literal_binds": True})
         plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")]
     assert [step for step in plan if "SCAN" in step] == []
     assert len(store.claimable(b.HOST, 20_000)) == 1 + 3334 + 3333 + 1

@@ -26,25 +26,26 @@ _QUEUED = str(OperationState.QUEUED)
 _RUNNING = str(OperationState.RUNNING)
 
 
-_AHEAD = tuple(sorted(AHEAD))
-_ASIDE = tuple(sorted(ASIDE))
+_OPEN = schema.words(gate.OPEN)
+_AHEAD = schema.words(AHEAD)
+_ASIDE = schema.words(ASIDE)
 
 
 def _earlier_one(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     return sa.exists().where(
-        *conditions, _earlier.c.state.in_(gate.OPEN), _earlier.c.seq < _mine.seq, _earlier.c.action.not_in(_ASIDE)
+        *conditions, _earlier.c.state.in_(_OPEN), _earlier.c.seq < _mine.seq, _earlier.c.action.not_in(_ASIDE)
     )
 
 
 def _one_ahead(resource_id: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     """An open operation that stands ahead, recorded whenever."""
     return sa.exists().where(
-        _earlier.c.resource_id == resource_id, _earlier.c.state.in_(gate.OPEN), _earlier.c.action.in_(_AHEAD)
+        _earlier.c.resource_id == resource_id, _earlier.c.state.in_(_OPEN), _earlier.c.action.in_(_AHEAD)
     )
 
 
 # A backup of a volume is in nobody's way.
-_IS_HELD = _earlier.c.action.not_in(sorted(UNHELD))
+_IS_HELD = _earlier.c.action.not_in(schema.words(UNHELD))
 
 # One look at an index each, instead of one condition with OR that no index serves.
 _IN_LINE_IS_BLOCKED = sa.or_(
@@ -71,26 +72,25 @@ _IS_BLOCKED = sa.case(
 
 _BLOCKED = sa.select(sa.literal(1)).select_from(_ops).where(_mine.id == sa.bindparam("the_id"), _IS_BLOCKED)
 
-
-def claimable_query(host: str | Sequence[str], limit: int) -> sa.Select[Any]:
-    """The statement of ``find_claimable``."""
-    return (
-        records.OPERATION.select()
-        .where(
-            _mine.state == _QUEUED,
-            _mine.host == host if isinstance(host, str) else _mine.host.in_(list(host)),
-            # What a newer release has recorded waits until this daemon is upgraded too.
-            _mine.action.in_(sorted(TRANSITIONS)),
-            ~_IS_BLOCKED,
-        )
-        .order_by(_mine.seq)
-        .limit(limit)
+#: The statement of ``find_claimable``, with the parameters ``the_hosts`` and ``the_limit``.
+CLAIMABLE = (
+    records.OPERATION.select()
+    .where(
+        _mine.state == _QUEUED,
+        _mine.host.in_(sa.bindparam("the_hosts", expanding=True)),
+        # What a newer release has recorded waits until this daemon is upgraded too.
+        _mine.action.in_(schema.words(TRANSITIONS)),
+        ~_IS_BLOCKED,
     )
+    .order_by(_mine.seq)
+    .limit(sa.bindparam("the_limit", type_=sa.Integer()))
+)
 
 
 def find_claimable(connection: sa.Connection, host: str | Sequence[str], limit: int) -> list[models.Operation]:
     """Queued operations of ``host``, oldest first, that nothing stands in the way of."""
-    return [records.OPERATION.build(row) for row in connection.execute(claimable_query(host, limit))]
+    wanted = {"the_hosts": [host] if isinstance(host, str) else list(host), "the_limit": limit}
+    return [records.OPERATION.build(row) for row in connection.execute(CLAIMABLE, wanted)]
 
 
 def claim(

@@ -62,8 +62,8 @@ _HEIR = (
     sa.select(_ops.id)
     .where(
         _ops.resource_id == sa.bindparam("the_id"),
-        _ops.state.in_(OPEN),
-        _ops.action.not_in(sorted(AHEAD | ASIDE)),
+        _ops.state.in_(schema.words(OPEN)),
+        _ops.action.not_in(schema.words(AHEAD | ASIDE)),
         _ops.seq > sa.bindparam("the_seq"),
     )
     .order_by(_ops.seq)

@@ -19,6 +19,14 @@ T = TypeVar("T")
 # Values in one IN (...): every database takes this many.
 _CHUNK = 500
 
+# Built once; see ``gate``.
+_attachments = schema.attachments.c
+_ATTACHMENTS_OF = (
+    records.ATTACHMENT.select()
+    .where(_attachments.volume_id.in_(sa.bindparam("the_volumes", expanding=True)))
+    .order_by(_attachments.created_at, _attachments.id)
+)
+
 _Condition = sa.ColumnElement[bool]
 
 
@@ -71,16 +79,10 @@ def list_on_backend(connection: sa.Connection, kind: Kind[T], host: str) -> list
 
 def attachments_of(connection: sa.Connection, volume_ids: Sequence[str]) -> dict[str, list[models.Attachment]]:
     """The attachments of those volumes by volume id, oldest first; volumes without any are absent."""
-    table = schema.attachments
     found: dict[str, list[models.Attachment]] = {}
     wanted = list(dict.fromkeys(volume_ids))
     for start in range(0, len(wanted), _CHUNK):
-        statement = (
-            records.ATTACHMENT.select()
-            .where(table.c.volume_id.in_(wanted[start : start + _CHUNK]))
-            .order_by(table.c.created_at, table.c.id)
-        )
-        for row in connection.execute(statement):
+        for row in connection.execute(_ATTACHMENTS_OF, {"the_volumes": wanted[start : start + _CHUNK]}):
             attachment = records.ATTACHMENT.build(row)
             found.setdefault(attachment.volume_id, []).append(attachment)
     return found

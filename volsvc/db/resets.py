@@ -32,9 +32,19 @@ from volsvc.states import (
 _ops = schema.operations
 _o = _ops.c
 _a = schema.attachments.c
-_OUT_OF_LINE = tuple(sorted(AHEAD | ASIDE))
 _CANCELLED = str(OperationState.CANCELLED)
 _DONE = str(OperationState.DONE)
+
+
+# Built once; see ``gate``.
+_FIND_OPEN = tuple(
+    records.OPERATION.select().where(
+        column == sa.bindparam("the_id"),
+        _o.state.in_(schema.words(gate.OPEN)),
+        _o.action.not_in(schema.words(AHEAD | ASIDE)),
+    )
+    for column in (_o.resource_id, _o.second_id)
+)
 
 
 # -- looking ----------------------------------------------------------------------------------
@@ -53,11 +63,8 @@ def look(connection: sa.Connection, resource: Resource, resource_id: str) -> Sit
 def _find_open(connection: sa.Connection, resource_id: str) -> list[sa.Row[Any]]:
     """Open operations in line that are about the resource or use it, oldest first."""
     found: dict[str, sa.Row[Any]] = {}
-    for column in (_o.resource_id, _o.second_id):
-        query = records.OPERATION.select().where(
-            column == resource_id, _o.state.in_(gate.OPEN), _o.action.not_in(_OUT_OF_LINE)
-        )
-        found |= {row.id: row for row in connection.execute(query)}
+    for query in _FIND_OPEN:
+        found |= {row.id: row for row in connection.execute(query, {"the_id": resource_id})}
     return sorted(found.values(), key=lambda row: int(row.seq))
 
 

@@ -9,6 +9,8 @@ uses one only for literal values, and open operations are found as fast this way
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import sqlalchemy as sa
 
 from volsvc.db.dialects import UtcDateTime
@@ -255,6 +257,15 @@ operations = sa.Table(
     # Numbers are never used twice, also after the newest rows are purged.
     sqlite_autoincrement=True,
 )
+
+
+def words(values: Iterable[str]) -> list[sa.ColumnElement[str]]:
+    """Words of this program for ``in_``, as part of the statement's text.
+
+    Parameters would be written out anew each time that the statement is run, which costs as much as running it.
+    """
+    return [sa.literal_column(f"'{word}'", sa.Text()) for word in sorted(values)]
+
 
 TABLE_OF: dict[Resource, sa.Table] = {
     Resource.VOLUME: volumes,

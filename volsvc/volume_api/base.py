@@ -48,12 +48,13 @@ class RequestBase:
 
     # -- recording -------------------------------------------------------------------
 
-    def _submit(self, *intents: Intent) -> list[models.Operation]:
-        """Record in one transaction, then ring each host that has work."""
+    def _submit(self, *intents: Intent, rings: bool = True) -> list[models.Operation]:
+        """Record in one transaction, then ring each host that has work; whoever waits for the end rings then."""
         deadline_at = self._deadline()
         operations = self._store.submit(*(replace(i, deadline_at=i.deadline_at or deadline_at) for i in intents))
-        for host in {operation.host for operation in operations if operation.host and operation.is_open}:
-            self._doorbell.ring(host)
+        if rings:
+            for host in {operation.host for operation in operations if operation.host and operation.is_open}:
+                self._doorbell.ring(host)
         return operations
 
     def _deadline(self) -> dt.datetime | None:

@@ -80,7 +80,7 @@ class ResetRequests(RequestBase):
             "volume_inspect", context, volume_id, host=models.backend_of(volume.host or ""), deadline_at=self._soon()
         )
         try:
-            return dict(self._ask(volume.host, lambda: self._submit(intent)[0]).result)
+            return dict(self._ask(volume.host, lambda: self._submit(intent, rings=False)[0]).result)
         except (exc.ServiceDown, exc.OperationTimeout, exc.BackendBusy) as error:
             return inspection.report(self._store.look("volume", volume_id), None, exc.describe(error))
 
@@ -100,7 +100,7 @@ class ResetRequests(RequestBase):
             self._write(intent, plan, situation)
             return
         try:
-            self._ask(host, lambda: self._submit(intent)[0])
+            self._ask(host, lambda: self._submit(intent, rings=False)[0])
         except exc.ServiceDown as error:
             raise exc.ServiceDown(f"{error} {_SKIP}") from error
 
