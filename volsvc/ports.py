@@ -193,7 +193,7 @@ class RequestStore(Protocol):
     def get_backup(self, backup_id: str, *, project_id: str | None = None) -> models.Backup: ...
     def list_backups(self, query: Query, *, with_count: bool = False) -> Page[models.Backup]: ...
     def update_backup(self, backup_id: str, changes: Mapping[str, Any]) -> models.Backup:
-        """Write columns that are not a status (name, description, metadata)."""
+        """Write columns that are not a status (name, description, metadata, temp_snapshot_id)."""
 
     def create_volume_type(self, volume_type: models.VolumeType) -> models.VolumeType: ...
     def get_volume_type(self, id_or_name: str) -> models.VolumeType: ...
@@ -245,6 +245,11 @@ class WorkStore(Protocol):
         """Every volume whose backend is ``host@backend``."""
 
     def snapshots_on(self, host: str) -> list[models.Snapshot]: ...
+
+    def backups_with_leftovers(self, host: str) -> list[models.Backup]:
+        """Backups of a daemon that have a temporary snapshot still, and no open operation."""
+
+    def update_backup(self, backup_id: str, changes: Mapping[str, Any]) -> models.Backup: ...
 
     def claimable(self, host: str | Sequence[str], limit: int) -> list[models.Operation]:
         """Queued operations of this host (or hosts), oldest first, that no earlier open one stands in the way of."""

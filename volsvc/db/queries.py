@@ -13,6 +13,7 @@ from volsvc.db import records, schema
 from volsvc.db.dialects import json_has
 from volsvc.db.records import Kind
 from volsvc.ports import Page, Query
+from volsvc.states import OPEN_STATES
 
 T = TypeVar("T")
 
@@ -75,6 +76,16 @@ def list_on_backend(connection: sa.Connection, kind: Kind[T], host: str) -> list
     table = kind.table
     statement = kind.select().where(table.c.backend == models.backend_of(host)).order_by(table.c.created_at, table.c.id)
     return [kind.build(row) for row in connection.execute(statement)]
+
+
+def list_backups_with_leftovers(connection: sa.Connection, host: str) -> list[models.Backup]:
+    """Backups that ``host`` made, that still have a temporary snapshot, and that nothing is open for."""
+    table, operations = schema.backups, schema.operations
+    is_busy = sa.exists().where(
+        operations.c.resource_id == table.c.id, operations.c.state.in_(sorted(str(state) for state in OPEN_STATES))
+    )
+    statement = records.BACKUP.select().where(table.c.host == host, table.c.temp_snapshot_id.is_not(None), ~is_busy)
+    return [records.BACKUP.build(row) for row in connection.execute(statement)]
 
 
 def attachments_of(connection: sa.Connection, volume_ids: Sequence[str]) -> dict[str, list[models.Attachment]]:

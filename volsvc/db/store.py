@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _VOLUME_MAY_CHANGE = frozenset({"name", "description", "metadata", "is_bootable"})
 _SNAPSHOT_MAY_CHANGE = frozenset({"name", "description", "metadata"})
-_BACKUP_MAY_CHANGE = _SNAPSHOT_MAY_CHANGE
+_BACKUP_MAY_CHANGE = _SNAPSHOT_MAY_CHANGE | {"temp_snapshot_id"}
 
 
 class SqlStore:
@@ -201,6 +201,9 @@ class SqlStore:
 
     def update_backup(self, backup_id: str, changes: Mapping[str, Any]) -> models.Backup:
         return self._update(records.BACKUP, backup_id, changes, _BACKUP_MAY_CHANGE)
+
+    def backups_with_leftovers(self, host: str) -> list[models.Backup]:
+        return self._read(lambda c: queries.list_backups_with_leftovers(c, host))
 
     # -- volume types ---------------------------------------------------------------------------
 
