@@ -17,7 +17,7 @@ def runtime_path() -> Iterator[str]:
     """A private directory whose path is short enough for sockets; no exporter in it survives the test."""
     path = tempfile.mkdtemp(prefix="vs")
     yield path
-    for pidfile in pathlib.Path(path).glob("qsd-*/*/pid"):
+    for pidfile in pathlib.Path(path).glob("*/*/pid"):
         _kill(pidfile)
     shutil.rmtree(path)
 

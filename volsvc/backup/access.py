@@ -14,6 +14,9 @@ from volsvc.drivers.readers import LOCAL, NBD_TLS
 if TYPE_CHECKING:
     from volsvc.backup.fake_blocks import FakeBlocks
 
+#: A blip of the network passes; an exporter that is gone becomes an error after it.
+RECONNECT_S = 10
+
 _File = TypeVar("_File", FileSource, FileSink)
 
 #: The types of connections that are known here, and what their data must say.
@@ -25,10 +28,11 @@ _NEEDED = {
 }
 
 
-def open_source(connection_info: Mapping[str, Any], directory: str) -> BlockSource:
+def open_source(connection_info: Mapping[str, Any], directory: str, *, reconnect_s: int = RECONNECT_S) -> BlockSource:
     """Open a volume or snapshot for reading; close it when done.
 
     ``directory``: private to this service and short, for the sockets and keys of bridges to other hosts.
+    ``reconnect_s``: how long reads and writes wait for a connection to another host that broke, seconds.
     Raises ``NotThisHost`` when the path it names isn't that file here: ask for a connection again, with
     ``"local": False`` in the connector.  Raises ``VolumeAccessError`` when it can't be reached.
     """
@@ -38,7 +42,7 @@ def open_source(connection_info: Mapping[str, Any], directory: str) -> BlockSour
     if kind == NBD_TLS:
         from volsvc.backup.bridge import BridgedSource
 
-        return BridgedSource(data, directory)
+        return BridgedSource(data, directory, reconnect_s=reconnect_s)
     if kind == "nbd":
         return NbdSource(data["uri"])
     if kind == "fake":
@@ -46,7 +50,7 @@ def open_source(connection_info: Mapping[str, Any], directory: str) -> BlockSour
     raise _unknown(kind)
 
 
-def open_sink(connection_info: Mapping[str, Any], directory: str) -> BlockSink:
+def open_sink(connection_info: Mapping[str, Any], directory: str, *, reconnect_s: int = RECONNECT_S) -> BlockSink:
     """Open a volume for writing; the rest as ``open_source``."""
     kind, data = _take_apart(connection_info)
     if data.get("access_mode") == "ro":
@@ -56,7 +60,7 @@ def open_sink(connection_info: Mapping[str, Any], directory: str) -> BlockSink:
     if kind == NBD_TLS:
         from volsvc.backup.bridge import BridgedSink
 
-        return BridgedSink(data, directory)
+        return BridgedSink(data, directory, reconnect_s=reconnect_s)
     if kind == "nbd":
         return NbdSink(data["uri"])
     if kind == "fake":

@@ -29,8 +29,6 @@ from volsvc.targets.qsd_process import BINARY, ExporterPaths, QsdProcess, one_li
 
 LOG = logging.getLogger(__name__)
 
-#: How long reads and writes wait for a connection that broke, seconds: a blip passes, a dead exporter is an error.
-RECONNECT_S = 10
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.005
 _END_TIMEOUT_S = 10.0
@@ -40,11 +38,12 @@ _NODE = "far"
 class Bridge:
     """One connection to one export of another host.
 
-    ``data`` is that of an ``nbd+tls`` connection_info, ``directory`` private to this service (short: a socket is
-    made below it).  Raises ``VolumeAccessError`` when the other side isn't there or doesn't take the key.
+    ``data`` is that of an ``nbd+tls`` connection_info; ``directory`` is private to this service, and short, because
+    a socket is made below it; ``reconnect_s``: how long requests wait for a connection that broke.  Raises
+    ``VolumeAccessError`` when the other side isn't there or doesn't take the key.
     """
 
-    def __init__(self, data: Mapping[str, Any], directory: str, *, reconnect_s: int = RECONNECT_S) -> None:
+    def __init__(self, data: Mapping[str, Any], directory: str, *, reconnect_s: int) -> None:
         self.name = f"nbd+tls://{data['host']}:{data['port']}/{data['export']}"
         control = os.path.join(directory, secrets.token_hex(4))
         self._paths = ExporterPaths(control, os.path.join(control, "s"))
@@ -120,7 +119,7 @@ class Bridge:
 class BridgedSource(NbdSource):
     """Reads an export of another host; arguments as ``Bridge``."""
 
-    def __init__(self, data: Mapping[str, Any], directory: str, *, reconnect_s: int = RECONNECT_S) -> None:
+    def __init__(self, data: Mapping[str, Any], directory: str, *, reconnect_s: int) -> None:
         self._bridge = Bridge(data, directory, reconnect_s=reconnect_s)
         try:
             super().__init__(self._bridge.uri, self._bridge.name)
@@ -136,7 +135,7 @@ class BridgedSource(NbdSource):
 class BridgedSink(NbdSink):
     """Writes an export of another host; arguments as ``Bridge``."""
 
-    def __init__(self, data: Mapping[str, Any], directory: str, *, reconnect_s: int = RECONNECT_S) -> None:
+    def __init__(self, data: Mapping[str, Any], directory: str, *, reconnect_s: int) -> None:
         self._bridge = Bridge(data, directory, reconnect_s=reconnect_s)
         try:
             super().__init__(self._bridge.uri, self._bridge.name)

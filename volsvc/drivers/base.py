@@ -198,8 +198,8 @@ class VolumeDriver:
         return frozenset()
 
     # -- blocks, for backups ------------------------------------------------------------
-    # A driver whose volumes and snapshots are raw files or block devices writes ``local_path`` only; one that
-    # reaches them otherwise writes the three others.
+    # A driver whose volumes and snapshots are raw files or block devices writes ``local_path`` only, and has its
+    # target ``close_readers_of`` what it deletes; one that reaches them otherwise writes the three others.
 
     def local_path(self, source: Source) -> str | None:
         """Path of the raw file or block device of this host that holds a volume or a snapshot.

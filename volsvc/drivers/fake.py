@@ -228,6 +228,7 @@ class FakeDriver(VolumeDriver):
     def open_blocks(self, source: Source, reader: Reader) -> Mapping[str, Any]:
         refuse_to_write_snapshots(source, reader)
         name = file_name(kind_of(source), source.id)
+        file_name("reader", reader.id)  # as strict as those that name files so
         with self.script.applied("open_blocks"), self._state() as state:
             if not reader.is_local and "remote_blocks" not in self.abilities:
                 raise exc.AbilityMissing(

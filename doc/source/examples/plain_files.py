@@ -1,7 +1,7 @@
 """An example of a driver in a package of its own: one file for each volume, copied by reading.
 
-It keeps the contract (see the test beside it in the guide) and has no abilities beyond the
-required and "clone".  What it leans on is public: the store directory checks the marker before
+It keeps the contracts (see the tests beside it in the guide) and has no abilities beyond the
+required, "clone" and what its target gives.  What it leans on is public: the store directory checks the marker before
 each use and gives files their names only when they are whole.
 """
 
@@ -18,6 +18,7 @@ from volsvc import models
 from volsvc.drivers import sparse
 from volsvc.drivers.base import DriverContext, VolumeDriver, Work
 from volsvc.drivers.directory import OpenStore, StoreDirectory, file_name
+from volsvc.drivers.readers import Source, kind_of
 
 
 class PlainFilesDriver(VolumeDriver):
@@ -30,6 +31,8 @@ class PlainFilesDriver(VolumeDriver):
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)
         self._directory = StoreDirectory(self.options.plain_files_path or "", context.backend)
+        if self.target.can_open_remotely:
+            self.abilities = self.abilities | {"remote_blocks"}
 
     # -- initialisation: what no retry mends is told apart from what may pass ----------------
 
@@ -110,11 +113,13 @@ class PlainFilesDriver(VolumeDriver):
         name = file_name("volume", volume.id)
         with self._directory.opened(f"delete {name}") as store:
             self.target.remove(volume.id)
+            self.target.close_readers_of(os.path.join(store.path, name))
             store.delete(name)
 
     def delete_snapshot(self, snapshot: models.Snapshot) -> None:
         name = file_name("snapshot", snapshot.id)
         with self._directory.opened(f"delete {name}") as store:
+            self.target.close_readers_of(os.path.join(store.path, name))
             store.delete(name)
 
     def extend_volume(self, volume: models.Volume, new_size_gb: int) -> None:
@@ -128,7 +133,7 @@ class PlainFilesDriver(VolumeDriver):
     # -- connections: the target's business ------------------------------------------------------
 
     def initialize_connection(self, volume: models.Volume, attachment: models.Attachment) -> Mapping[str, Any]:
-        info: Mapping[str, Any] = self.target.connect(volume, self._path(volume), attachment)
+        info: Mapping[str, Any] = self.target.connect(volume, self.local_path(volume), attachment)
         return info
 
     def terminate_connection(self, volume: models.Volume, attachment: models.Attachment) -> None:
@@ -151,7 +156,7 @@ class PlainFilesDriver(VolumeDriver):
         return models.StorageView(size_bytes is not None, size_bytes)
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
-        self.target.ensure(volume, self._path(volume), attachments)
+        self.target.ensure(volume, self.local_path(volume), attachments)
 
     def list_exported(self) -> frozenset[str]:
         exported: frozenset[str] = self.target.list_exported()
@@ -163,8 +168,10 @@ class PlainFilesDriver(VolumeDriver):
             self.target.remove(volume_id)
         return stale
 
-    def _path(self, volume: models.Volume) -> str:
-        name = file_name("volume", volume.id)
+    # -- blocks, for backups: a raw file needs no more than this ------------------------------------
+
+    def local_path(self, source: Source) -> str:
+        name = file_name(kind_of(source), source.id)
         with self._directory.opened(f"export {name}") as store, store.opened(name):
             return os.path.join(store.path, name)
 
