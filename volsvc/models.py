@@ -16,6 +16,9 @@ GIB = 1024**3
 
 JSON = Mapping[str, Any]
 
+HIDDEN = "***"
+_HIDDEN_RESULTS = frozenset({"connection_info"})
+
 
 @dataclass(frozen=True, slots=True)
 class Volume:
@@ -268,7 +271,7 @@ class Operation:
     is_cancel_requested: bool = False
     error: str | None = None
     error_class: str | None = None
-    result: JSON = field(default_factory=dict)
+    result: JSON = field(default_factory=dict, repr=False)
     request_id: str | None = None
     user_id: str | None = None
     project_id: str | None = None
@@ -281,6 +284,11 @@ class Operation:
     @property
     def is_open(self) -> bool:
         return self.state in ("queued", "running")
+
+    @property
+    def shown_result(self) -> JSON:
+        """``result`` as people may see it: a connection's keys are its reader's alone."""
+        return {key: HIDDEN if key in _HIDDEN_RESULTS else value for key, value in self.result.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,7 @@ def operation_show(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _operation_row(operation: models.Operation) -> dict[str, Any]:
-    row = dataclasses.asdict(operation)
+    row = dataclasses.asdict(operation) | {"result": dict(operation.shown_result)}
     total = operation.progress_total
     row["progress"] = f"{operation.progress_done * 100 // total}%" if total else None
     return row

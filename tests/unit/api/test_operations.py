@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from tests.unit.api.harness import ApiHarness
+from volsvc.ports import Outcome
 
 
 def test_an_operation_is_shown_from_the_queue_to_its_end(api: ApiHarness) -> None:
@@ -15,6 +16,17 @@ def test_an_operation_is_shown_from_the_queue_to_its_end(api: ApiHarness) -> Non
     path = f"/v3/operations/{listed['id']}"
     running = api.get(path).body["operation"]
     assert (running["state"], running["progress"]["percent"], running["attempts"]) == ("running", 50, 1)
+
+
+def test_a_result_that_opens_a_volume_is_shown_to_nobody(api: ApiHarness) -> None:
+    api.post("/v3/volumes", {"volume": {"size": 1}})
+    (queued,) = api.get("/v3/operations").body["operations"]
+    claimed = api.store.claim(queued["id"], "daemon")
+    assert claimed is not None
+    secret = {"connection_info": {"data": {"psk_key": "secret"}}, "size_gb": 1}
+    api.store.finish(claimed, Outcome("done", result=secret))
+    shown = api.get(f"/v3/operations/{queued['id']}").body["operation"]
+    assert shown["result"] == {"connection_info": "***", "size_gb": 1}
 
 
 def test_operations_are_filtered_and_paged(api: ApiHarness) -> None:

@@ -39,7 +39,7 @@ def operation(found: models.Operation, call: Call) -> dict[str, Any]:
     }
     if call.ctx.is_admin:
         body["host"] = None if found.host is None else models.backend_of(found.host)
-        body["result"] = dict(found.result)
+        body["result"] = dict(found.shown_result)
     return body
 
 
