@@ -34,7 +34,8 @@ def open_source(connection_info: Mapping[str, Any], directory: str, *, reconnect
     ``directory``: private to this service and short, for the sockets and keys of bridges to other hosts.
     ``reconnect_s``: how long reads and writes wait for a connection to another host that broke, seconds.
     Raises ``NotThisHost`` when the path it names isn't that file here: ask for a connection again, with
-    ``"local": False`` in the connector.  Raises ``VolumeAccessError`` when it can't be reached.
+    ``"local": False`` in the connector.  Raises ``VolumeAccessError`` when it can't be reached, and
+    ``MissingDriverLibrary`` without the program that bridges to another host.
     """
     kind, data = _take_apart(connection_info)
     if kind == LOCAL:

@@ -51,6 +51,7 @@ class Bridge:
         self._process: subprocess.Popen[str] | None = None
         self._start_error: BaseException | None = None
         self._said = ""
+        self._is_closed = False
         os.makedirs(control, mode=0o700)
         self._lock = try_lock(self._paths.lock)
         # A child that is told of its parent's death is told of that of the thread which started it.
@@ -72,6 +73,7 @@ class Bridge:
 
     def close(self) -> None:
         """Hang up and remove the key.  Repeatable."""
+        self._is_closed = True
         process = self._process
         if process is not None and process.poll() is None:
             # Whoever writes has synced what must not be lost.
@@ -95,6 +97,8 @@ class Bridge:
                 start_new_session=True,
                 cwd="/",
             )
+            if self._is_closed:  # meanwhile, when there was no process to end yet
+                self._process.kill()
             self._said = self._process.communicate()[1]
         except BaseException as error:  # noqa: BLE001 - raised again where the bridge is awaited
             self._start_error = error

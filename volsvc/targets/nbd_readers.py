@@ -128,14 +128,14 @@ def parse_ports(text: str | None) -> range | None:
     """The range that ``FIRST-LAST`` means, None for none.  Raises ``DriverConfigurationError``."""
     if not text:
         return None
-    first, _, last = text.partition("-")
+    first, dash, last = text.partition("-")
     try:
-        ports = range(int(first), int(last or first) + 1)
+        ports = range(int(first), int(last if dash else first) + 1)
     except ValueError:
         ports = range(0)
     if not ports or ports.start < 1 or ports.stop > 1 << 16:
         raise exc.DriverConfigurationError(
-            reason=f"nbd_remote_ports is {text!r}; it must be FIRST-LAST with numbers from 1 to 65535"
+            reason=f"nbd_remote_ports is {text!r}; it must be PORT or FIRST-LAST, of 1 to 65535"
         )
     return ports
 
