@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import reset_pages
 import state_pages
 from rst import document, list_table, literal, plain, section
 
@@ -206,6 +207,7 @@ PAGES = {
     "options.rst": make_options_page,
     "cli.rst": make_cli_page,
     "requests.rst": make_requests_page,
+    "resets.rst": reset_pages.make_resets_page,
     "states.rst": state_pages.make_states_page,
     "initialisation.rst": state_pages.make_initialisation_page,
     "initialisation.svg": state_pages.make_initialisation_drawing,

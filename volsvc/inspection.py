@@ -25,6 +25,11 @@ _MAY_BE_MISSING = frozenset(
     {VolumeStatus.CREATING, VolumeStatus.ERROR, VolumeStatus.DELETING, VolumeStatus.ERROR_DELETING}
 )
 
+_SNAPSHOT_MENDS = {
+    SnapshotStatus.CREATING: SnapshotStatus.ERROR,
+    SnapshotStatus.DELETING: SnapshotStatus.ERROR_DELETING,
+}
+
 
 def is_stuck(situation: Situation) -> bool:
     """Whether a status says that something goes on, or what attachments don't say, and nothing will change it."""
@@ -51,7 +56,8 @@ def mend_of(situation: Situation) -> str:
     """The status to reset a stuck resource to, so that it can be used or deleted again."""
     status = situation.resource.status
     if isinstance(situation.resource, models.Snapshot):
-        return SnapshotStatus.ERROR_DELETING if status == SnapshotStatus.DELETING else SnapshotStatus.ERROR
+        # Of the others the storage says whether they are there.
+        return _SNAPSHOT_MENDS.get(status, SnapshotStatus.AVAILABLE)
     if isinstance(situation.resource, models.Backup):
         return BackupStatus.AVAILABLE if status == BackupStatus.RESTORING else BackupStatus.ERROR
     if status == VolumeStatus.CREATING:

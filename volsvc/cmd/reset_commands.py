@@ -113,7 +113,7 @@ def _reset(client: Client, args: argparse.Namespace, path: str, body: dict[str, 
 
 
 def _step(step: dict[str, Any]) -> str:
-    rest = {key: value for key, value in step.items() if key not in ("step", "call") and value is not None}
+    rest = {key: value for key, value in step.items() if key not in ("step", "call") and value not in (None, [])}
     details = ", ".join(f"{key} {_value(value)}" for key, value in rest.items())
     return f"{step['step']} {step.get('call', '')} {details}".replace("  ", " ").strip()
 
