@@ -195,6 +195,9 @@ class RequestStore(Protocol):
     def update_backup(self, backup_id: str, changes: Mapping[str, Any]) -> models.Backup:
         """Write columns that are not a status (name, description, metadata, temp_snapshot_id)."""
 
+    def summarise_backups(self, query: Query) -> tuple[int, int]:
+        """Count, and GiB in all of the volumes as they were."""
+
     def create_volume_type(self, volume_type: models.VolumeType) -> models.VolumeType: ...
     def get_volume_type(self, id_or_name: str) -> models.VolumeType: ...
     def list_volume_types(self, query: Query) -> Page[models.VolumeType]: ...

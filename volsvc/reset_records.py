@@ -57,7 +57,7 @@ def planned_calls(plan: Plan, situation: Situation, storage: Mapping[str, Any] |
         {"step": "stop", "operation": operation.id, "action": operation.action, "state": operation.state}
         for operation in situation.open_operations
     ]
-    kind = "volume" if isinstance(situation.resource, models.Volume) else "snapshot"
+    kind = type(situation.resource).__name__.lower()
     steps.append({"step": "call", "call": f"inspect_{kind}"})
     if storage is not None and not storage["exists"]:
         steps.append({"step": "refused", "reason": f"the storage has no such {kind}"})

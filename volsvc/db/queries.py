@@ -101,15 +101,21 @@ def attachments_of(connection: sa.Connection, volume_ids: Sequence[str]) -> dict
 
 def summarise_volumes(connection: sa.Connection, query: Query) -> tuple[int, int, dict[str, list[str]]]:
     """Of the volumes that match: how many, GiB in all, each metadata key with its distinct values, sorted."""
-    table = schema.volumes
+    count, size_gb = summarise(connection, records.VOLUME, query)
     conditions = _conditions(connection, records.VOLUME, query)
-    totals = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(table.c.size_gb), 0)).where(*conditions)
-    count, size_gb = connection.execute(totals.select_from(table)).one()
     values: dict[str, set[str]] = {}
-    for metadata in connection.scalars(sa.select(table.c.metadata).where(*conditions)):
+    for metadata in connection.scalars(sa.select(schema.volumes.c.metadata).where(*conditions)):
         for key, value in metadata.items():
             values.setdefault(key, set()).add(value)
-    return count, int(size_gb), {key: sorted(values[key]) for key in sorted(values)}
+    return count, size_gb, {key: sorted(values[key]) for key in sorted(values)}
+
+
+def summarise(connection: sa.Connection, kind: Kind[Any], query: Query) -> tuple[int, int]:
+    """Of the records that match: how many, GiB in all."""
+    size = sa.func.coalesce(sa.func.sum(kind.table.c.size_gb), 0)
+    totals = sa.select(sa.func.count(), size).where(*_conditions(connection, kind, query)).select_from(kind.table)
+    count, size_gb = connection.execute(totals).one()
+    return int(count), int(size_gb)
 
 
 def _column(kind: Kind[Any], name: str) -> sa.ColumnElement[Any]:

@@ -202,6 +202,9 @@ class SqlStore:
     def update_backup(self, backup_id: str, changes: Mapping[str, Any]) -> models.Backup:
         return self._update(records.BACKUP, backup_id, changes, _BACKUP_MAY_CHANGE)
 
+    def summarise_backups(self, query: Query) -> tuple[int, int]:
+        return self._read(lambda c: queries.summarise(c, records.BACKUP, query))
+
     def backups_with_leftovers(self, host: str) -> list[models.Backup]:
         return self._read(lambda c: queries.list_backups_with_leftovers(c, host))
 

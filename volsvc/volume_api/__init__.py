@@ -4,6 +4,7 @@
 """
 
 from volsvc.volume_api.attachments import AttachmentRequests
+from volsvc.volume_api.backups import BackupRequests
 from volsvc.volume_api.base import ApiSettings
 from volsvc.volume_api.catalog import CatalogRequests
 from volsvc.volume_api.resets import ResetRequests
@@ -11,8 +12,8 @@ from volsvc.volume_api.snapshots import SnapshotRequests
 from volsvc.volume_api.volumes import VolumeRequests
 
 
-class VolumeAPI(VolumeRequests, SnapshotRequests, AttachmentRequests, ResetRequests, CatalogRequests):
-    """Every request on volumes, snapshots, attachments, types, services and operations."""
+class VolumeAPI(VolumeRequests, SnapshotRequests, AttachmentRequests, BackupRequests, ResetRequests, CatalogRequests):
+    """Every request on volumes, snapshots, attachments, backups, types, services and operations."""
 
 
 __all__ = ["ApiSettings", "VolumeAPI"]

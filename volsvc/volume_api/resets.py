@@ -12,12 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from volsvc import exceptions as exc
-from volsvc import inspection, models, placement, reset_records, resets
+from volsvc import inspection, models, reset_records, resets
 from volsvc.ports import Intent, Query, Situation
 from volsvc.resets import Plan
-from volsvc.volume_api.base import LOG, RequestBase
+from volsvc.volume_api import backup_daemons
+from volsvc.volume_api.base import LOG, RequestBase, scope_of
 
 WAIT_SLICE_S = 2.0  # between two looks whether the daemon is still there
+# Operations in whose result stands what the storage said.
+_LOOKS = ("volume_reset", "snapshot_reset", "backup_reset", "volume_inspect")
 _SKIP = (
     'The request was taken back, nothing was changed. With "force": "skip" the record is written without asking '
     "the storage."
@@ -49,7 +52,7 @@ class ResetRequests(RequestBase):
             raise reset_records.nothing_to_connect(volume_id)
         if dry_run:
             return self._describe(plan, situation, self.inspect(context, volume_id))
-        self._reset("volume_reset", context, plan, situation)
+        self._reset("volume_reset", context, plan, situation, situation.resource.host)
         return None
 
     def reset_snapshot_status(
@@ -67,7 +70,28 @@ class ResetRequests(RequestBase):
         situation = self._store.look("snapshot", snapshot_id)
         if dry_run:
             return self._describe(plan, situation, inspection.report(situation, None))
-        self._reset("snapshot_reset", context, plan, situation)
+        self._reset("snapshot_reset", context, plan, situation, situation.resource.host)
+        return None
+
+    def reset_backup_status(
+        self,
+        context: models.RequestContext,
+        backup_id: str,
+        *,
+        status: str | None = None,
+        force: str | None = None,
+        dry_run: bool = False,
+    ) -> dict[str, Any] | None:
+        """Reset a backup; raises as ``reset_status`` does.  Any daemon that has the backup's store will do."""
+        plan = resets.plan_backup(status, force)
+        backup = self._store.get_backup(backup_id, project_id=scope_of(context))
+        situation = self._store.look("backup", backup_id)
+        if dry_run:
+            return self._describe(plan, situation, inspection.report(situation, None))
+        host = backup.host
+        if plan.needs_daemon:
+            host = self._find_daemon(backup)
+        self._reset("backup_reset", context, plan, situation, host)
         return None
 
     def inspect(self, context: models.RequestContext, volume_id: str) -> dict[str, Any]:
@@ -86,8 +110,15 @@ class ResetRequests(RequestBase):
 
     # -- doing ---------------------------------------------------------------------------------
 
-    def _reset(self, action: str, context: models.RequestContext, plan: Plan, situation: Situation) -> None:
-        host = situation.resource.host
+    def _find_daemon(self, backup: models.Backup) -> str:
+        try:
+            return backup_daemons.find_for_backup(self._store.list_services(), backup).host
+        except exc.ServiceDown as error:
+            raise exc.ServiceDown(f"{error}. {_SKIP}") from error
+
+    def _reset(
+        self, action: str, context: models.RequestContext, plan: Plan, situation: Situation, host: str | None
+    ) -> None:
         intent = Intent(
             action,
             context,
@@ -125,7 +156,7 @@ class ResetRequests(RequestBase):
     def _last_said(self, resource_id: str) -> dict[str, Any] | None:
         """What the storage said when it was asked last, and when; None if it never was, or too long ago."""
         query = Query(
-            filters={"resource_id": resource_id, "action": ["volume_reset", "snapshot_reset", "volume_inspect"]},
+            filters={"resource_id": resource_id, "action": _LOOKS},
             sort=(("seq", "desc"),),
             limit=20,
         )
@@ -187,11 +218,20 @@ class ResetRequests(RequestBase):
     def _describe(self, plan: Plan, situation: Situation, report: dict[str, Any]) -> dict[str, Any]:
         """The steps of a reset in their order, from what record and storage say now."""
         steps: list[dict[str, Any]] = []
-        service = placement.find_service(self._store.list_services(), situation.resource.host or "")
         if plan.needs_daemon:
-            if service is None or not service.is_up:
-                why = "it has never reported" if service is None else placement.explain_down(service)
-                steps.append({"step": "refused", "reason": f"the backend {situation.resource.host} is down: {why}"})
+            down = self._find_refusal(situation)
+            if down is not None:
+                steps.append({"step": "refused", "reason": exc.describe(down)})
             steps += reset_records.planned_calls(plan, situation, report["storage"])
         steps += reset_records.planned_writes(plan, situation)
         return {"steps": steps, "inspection": report}
+
+    def _find_refusal(self, situation: Situation) -> exc.ServiceDown | None:
+        resource = situation.resource
+        if not isinstance(resource, models.Backup):
+            return self._find_down(resource.host or "")
+        try:
+            backup_daemons.find_for_backup(self._store.list_services(), resource)
+        except exc.ServiceDown as error:
+            return error
+        return None

@@ -17,10 +17,12 @@ from volsvc.api.auth import Authenticator
 from volsvc.api.policies import Policy
 from volsvc.conf import api as api_conf
 from volsvc.options import Options
-from volsvc.ports import Outcome, Query, Store
+from volsvc.ports import Correction, Outcome, Query, Store
 from volsvc.volume_api import ApiSettings, VolumeAPI
 
 HOST = "node@file"
+BACKUP_HOST = "node"
+STORE_UUID = "5107e0dd-0000-4000-8000-000000000000"
 CAPABILITIES = {
     "total_capacity_gb": 1000.0,
     "free_capacity_gb": 900.0,
@@ -59,8 +61,9 @@ class WorkingDoorbell:
 def work(store: Store, *, state: str = "done", error: str | None = None) -> int:
     """Be the daemon: end every queued operation; returns how many."""
     count = 0
+    hosts = [*map(models.express_host, (HOST, BACKUP_HOST)), HOST, BACKUP_HOST]
     while True:
-        claimable = store.claimable(HOST, 100)
+        claimable = store.claimable(hosts, 100)
         if not claimable:
             return count
         for queued in claimable:
@@ -72,9 +75,19 @@ def work(store: Store, *, state: str = "done", error: str | None = None) -> int:
                 first = {"connection_info": CONNECTION, "attached_at": dt.datetime(2024, 1, 2, 3, 4, 5)}
             if state == "done" and claimed.action.startswith("volume_extend"):
                 first = {"size_gb": claimed.args["new_size_gb"]}
-            store.finish(
-                claimed, Outcome(state=state, first=first, error=error, error_class="StorageFull" if error else None)
+            if state == "done" and claimed.action in ("backup_create", "backup_create_from_snapshot", "backup_import"):
+                first = {"service": "posix", "store_uuid": STORE_UUID, "is_stored": True, "object_count": 3}
+            correction = None
+            if state == "done" and claimed.action == "backup_reset":
+                correction = Correction(status=claimed.args["status"])
+            outcome = Outcome(
+                state=state,
+                first=first,
+                error=error,
+                error_class="StorageFull" if error else None,
+                correction=correction,
             )
+            store.finish(claimed, outcome)
             count += 1
 
 
@@ -169,11 +182,29 @@ class ApiHarness:
         shown: dict[str, Any] = self.get(f"/v3/snapshots/{answer.body['snapshot']['id']}").body["snapshot"]
         return shown
 
+    def new_backup(self, volume_id: str, **fields: Any) -> dict[str, Any]:
+        """An available backup, as the API shows it."""
+        answer = self.post("/v3/backups", {"backup": {"volume_id": volume_id, **fields}})
+        assert answer.status == 202, answer
+        self.work()
+        shown: dict[str, Any] = self.get(f"/v3/backups/{answer.body['backup']['id']}").body["backup"]
+        assert shown["status"] == "available"
+        return shown
+
     def operations(self) -> list[models.Operation]:
         return list(self.store.list_operations(Query(limit=1000)).items)
 
 
 def add_service(store: Store, host: str = HOST, *, state: str = "ready", **fields: Any) -> models.Service:
     service = store.register_service(host, "volsvc-volume", {"state": state, "capabilities": CAPABILITIES, **fields})
+    store.beat([service.id])
+    return service
+
+
+def add_backup_service(
+    store: Store, host: str = BACKUP_HOST, *, state: str = "ready", backend_uuid: str | None = STORE_UUID, **fields: Any
+) -> models.Service:
+    told = {"state": state, "backend_uuid": backend_uuid, **fields}
+    service = store.register_service(host, "cinder-backup", told)
     store.beat([service.id])
     return service

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import pathlib
+from typing import Any
 
 import bcrypt
 import pytest
 
-from tests.unit.api.harness import ApiHarness, add_service
+from tests.unit.api.harness import ApiHarness, add_backup_service, add_service
 from volsvc.ports import Store
 
 
@@ -94,3 +95,36 @@ def test_operations_of_others_are_not_there_for_an_ordinary_user(users: ApiHarne
     assert users.get(f"/v3/operations/{theirs['id']}", headers=as_user("ann")).status == 404
     cancel: dict[str, object] = {"os-cancel": {}}
     assert users.post(f"/v3/operations/{theirs['id']}/action", cancel, headers=as_user("ann")).status == 404
+
+
+def test_an_ordinary_user_backs_up_and_restores_only_the_own(users: ApiHarness) -> None:
+    add_backup_service(users.store)
+    ann: dict[str, Any] = {"headers": as_user("ann")}
+    admin: dict[str, Any] = {"headers": as_user("admin")}
+    volumes = {
+        path: users.post(f"/v3/{path}/volumes", {"volume": {"size": 1}}, **who).body["volume"]["id"]
+        for path, who in (("ann", ann), ("lab", admin))
+    }
+    users.work()
+    theirs = users.post("/v3/lab/backups", {"backup": {"volume_id": volumes["lab"]}}, **admin).body["backup"]["id"]
+    mine = users.post("/v3/backups", {"backup": {"volume_id": volumes["ann"]}}, **ann).body["backup"]["id"]
+    users.work()
+    assert users.post("/v3/backups", {"backup": {"volume_id": volumes["lab"]}}, **ann).status == 404
+    (listed,) = users.get("/v3/backups/detail?all_tenants=1", **ann).body["backups"]
+    assert listed["id"] == mine
+    assert not {"os-backup-project-attr:project_id", "user_id"} & set(listed)
+    restore = {"restore": {"volume_id": volumes["lab"]}}
+    for method, path, body, status in (
+        ("GET", f"/v3/backups/{theirs}", None, 404),
+        ("DELETE", f"/v3/backups/{theirs}", None, 404),
+        ("PUT", f"/v3/backups/{theirs}", {"backup": {"name": "x"}}, 404),
+        ("POST", f"/v3/backups/{theirs}/restore", {"restore": {}}, 404),
+        ("POST", "/v3/volumes", {"volume": {"backup_id": theirs}}, 404),
+        ("POST", f"/v3/backups/{mine}/restore", restore, 404),
+        ("GET", f"/v3/backups/{mine}/export_record", None, 403),
+        ("POST", "/v3/backups/import_record", {"backup-record": {}}, 403),
+        ("POST", f"/v3/backups/{mine}/action", {"os-force_delete": {}}, 403),
+        ("POST", f"/v3/backups/{mine}/action", {"os-reset_status": {"status": "error"}}, 403),
+    ):
+        assert users.request(method, path, body, **ann).status == status, path
+    assert users.post(f"/v3/backups/{mine}/restore", {"restore": {}}, **ann).status == 202

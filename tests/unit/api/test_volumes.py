@@ -69,7 +69,7 @@ def test_times_have_microseconds_and_no_zone(api: ApiHarness) -> None:
     [
         ({}, "size is needed"),
         ({"size": 1, "imageRef": "cirros"}, "images"),
-        ({"size": 1, "backup_id": NOWHERE}, "backups"),
+        ({"size": 1, "group_id": NOWHERE}, "volume groups"),
         ({"size": 1, "snapshot_id": NOWHERE, "source_volid": NOWHERE}, "exclude each other"),
     ],
 )

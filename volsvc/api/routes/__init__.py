@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from volsvc.api.routes import (
     attachments,
+    backups,
     catalogue,
     operations,
     resets,
@@ -20,6 +21,7 @@ ROWS: tuple[Row, ...] = (
     *volumes.ROWS,
     *snapshots.ROWS,
     *attachments.ROWS,
+    *backups.ROWS,
     *volume_types.ROWS,
     *services.ROWS,
     *catalogue.ROWS,

@@ -10,7 +10,7 @@ from volsvc import ports
 from volsvc.api import lists
 from volsvc.api import microversions as mv
 from volsvc.api.call import Call
-from volsvc.api.routes import attachments, snapshots, volume_types, volumes
+from volsvc.api.routes import attachments, backups, snapshots, volume_types, volumes
 from volsvc.api.table import Row
 
 _UUID = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
@@ -22,6 +22,7 @@ QUOTAS = ("volumes", "snapshots", "gigabytes", "per_volume_gigabytes", "backups"
 
 # (alias, name, when Cinder defined it): what of Cinder's extensions this service has.
 EXTENSIONS = (
+    ("backups", "Backups", "2012-12-12T00:00:00+00:00"),
     ("os-availability-zone", "AvailabilityZones", "2013-06-27T00:00:00+00:00"),
     ("os-extended-services", "ExtendedServices", "2014-01-10T00:00:00-00:00"),
     ("os-extended-snapshot-attributes", "ExtendedSnapshotAttributes", "2012-06-19T00:00:00+00:00"),
@@ -66,11 +67,14 @@ def _used(call: Call, project_id: str) -> dict[str, int]:
     query = ports.Query(project_id=project_id, limit=1)
     count, size_gb, _ = call.api.summary(call.ctx, ports.Query(project_id=project_id))
     snapshots_page = call.api.list_snapshots(call.ctx, query, with_count=True)
+    backup_count, backup_gb = call.api.summarise_backups(call.ctx, ports.Query(project_id=project_id))
     return {
         **dict.fromkeys(QUOTAS, 0),
         "volumes": count,
         "gigabytes": size_gb,
         "snapshots": snapshots_page.total or 0,
+        "backups": backup_count,
+        "backup_gigabytes": backup_gb,
     }
 
 
@@ -105,6 +109,7 @@ def list_filters(call: Call) -> dict[str, Any]:
         ("volume", volumes.SHAPE),
         ("snapshot", snapshots.SHAPE),
         ("attachment", attachments.SHAPE),
+        ("backup", backups.SHAPE),
         ("volume_type", volume_types.SHAPE),
     ):
         found[name] = [_spell(key, entry) for key, entry in shape.filters.items() if not entry.admin_only]

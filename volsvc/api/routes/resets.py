@@ -50,6 +50,19 @@ def reset_snapshot(call: Call) -> Reply | None:
     return None if plan is None else Reply({"dry_run": plan}, status=200)
 
 
+def reset_backup(call: Call) -> Reply | None:
+    body = call.body["os-reset_status"]
+    _authorize_force(call, body)
+    plan = call.api.reset_backup_status(
+        call.ctx,
+        call.params["id"],
+        status=body.get("status"),
+        force=body.get("force"),
+        dry_run=_is_dry(body),
+    )
+    return None if plan is None else Reply({"dry_run": plan}, status=200)
+
+
 def inspect_volume(call: Call) -> dict[str, Any]:
     return {"inspection": call.api.inspect(call.ctx, call.params["id"])}
 
@@ -66,6 +79,12 @@ _RESETS = (
         action="os-reset_status",
         success=202,
         schemas=schemas.SNAPSHOT,
+    ),
+    Row(
+        *("POST", "/backups/{id}/action", reset_backup, "volume_extension:backup_admin_actions:reset_status"),
+        action="os-reset_status",
+        success=202,
+        schemas=schemas.BACKUP,
     ),
 )
 

@@ -64,7 +64,6 @@ _UNAVAILABLE = {
     "image_id": "images",
     "consistencygroup_id": "consistency groups",
     "group_id": "volume groups",
-    "backup_id": "backups",
 }
 
 
@@ -125,19 +124,33 @@ def create(call: Call) -> dict[str, Any]:
     if call.body.get("OS-SCH-HNT:scheduler_hints"):
         raise exc.InvalidInput(reason="scheduler hints are not supported; leave them out")
     size = body.get("size")
-    volume = call.api.create(
-        call.ctx,
-        size_gb=None if size is None else int(size),
-        name=naming.text(body, "name"),
-        description=naming.text(body, "description"),
-        volume_type=body.get("volume_type") or None,
-        snapshot_id=body.get("snapshot_id"),
-        source_volid=body.get("source_volid"),
-        metadata=body.get("metadata") or {},
-        availability_zone=body.get("availability_zone"),
-        multiattach=parse_bool(body.get("multiattach") or False, "multiattach"),
-    )
+    asked: dict[str, Any] = {
+        "size_gb": None if size is None else int(size),
+        "name": naming.text(body, "name"),
+        "description": naming.text(body, "description"),
+        "volume_type": body.get("volume_type") or None,
+        "metadata": body.get("metadata") or {},
+        "availability_zone": body.get("availability_zone"),
+        "multiattach": parse_bool(body.get("multiattach") or False, "multiattach"),
+    }
+    snapshot_id, source_volid = body.get("snapshot_id"), body.get("source_volid")
+    if body.get("backup_id"):
+        _check_backup_source(call, snapshot_id or source_volid)
+        volume = call.api.create_from_backup(call.ctx, body["backup_id"], **asked)
+    else:
+        volume = call.api.create(call.ctx, snapshot_id=snapshot_id, source_volid=source_volid, **asked)
     return {"volume": VolumeView(call).detail(volume, ())}
+
+
+def _check_backup_source(call: Call, other_source: str | None) -> None:
+    if call.version < mv.CREATE_FROM_BACKUP:
+        raise exc.InvalidInput(
+            reason=f"a volume is made from a backup since microversion {mv.text(mv.CREATE_FROM_BACKUP)}; "
+            "use that, or restore the backup"
+        )
+    if other_source:
+        raise exc.InvalidInput(reason="backup_id excludes snapshot_id and source_volid; give one of them")
+    call.authorize("backup:restore")
 
 
 def update(call: Call) -> dict[str, Any]:

@@ -18,3 +18,4 @@ _VOLUME = {
 
 VOLUME = ((mv.MIN, t.wrapped("os-reset_status", t.fields(_VOLUME))),)
 SNAPSHOT = ((mv.MIN, t.wrapped("os-reset_status", t.fields({"status": t.NULLABLE_TEXT, **_OURS}))),)
+BACKUP = SNAPSHOT

@@ -25,7 +25,7 @@ _CREATE = {
     "imageRef": t.NULLABLE_TEXT,
 }
 # Of later versions, or never had; the handler refuses them when they name something.
-_UNAVAILABLE: dict[str, t.Schema] = {"group_id": t.NULLABLE_TEXT, "backup_id": t.NULLABLE_UUID}
+_LATER: dict[str, t.Schema] = {"group_id": t.NULLABLE_TEXT, "backup_id": t.NULLABLE_UUID}
 # Clients send these, mostly as null, whatever the version, and Cinder ignores them before 3.53.
 _IGNORED: dict[str, t.Schema] = {
     name: {} for name in ("user_id", "project_id", "status", "attach_status", "source_replica")
@@ -33,8 +33,8 @@ _IGNORED: dict[str, t.Schema] = {
 _HINTS = {"OS-SCH-HNT:scheduler_hints": {"type": ["object", "null"]}}
 
 CREATE = (
-    (mv.MIN, t.wrapped("volume", t.fields({**_CREATE, **_UNAVAILABLE, **_IGNORED}), **_HINTS)),
-    (mv.STRICT_VOLUME_BODIES, t.wrapped("volume", t.fields({**_CREATE, **_UNAVAILABLE}), **_HINTS)),
+    (mv.MIN, t.wrapped("volume", t.fields({**_CREATE, **_LATER, **_IGNORED}), **_HINTS)),
+    (mv.STRICT_VOLUME_BODIES, t.wrapped("volume", t.fields({**_CREATE, **_LATER}), **_HINTS)),
 )
 
 _UPDATE = {**_NAMES, "metadata": t.METADATA}

@@ -156,6 +156,13 @@ class ListContract:
         assert store.summarise_volumes(Query(project_id="project")) == (2, 5, {"k": ["a", "x"], "l": ["b"]})
         assert store.summarise_volumes(Query(project_id="nobody")) == (0, 0, {})
 
+    def test_a_summary_counts_backups(self, store: Store) -> None:
+        b.add_backup(store, b.add_volume(store, size_gb=2))
+        b.add_backup(store, b.add_volume(store, size_gb=3))
+        b.add_backup(store, b.add_volume(store, project_id="other"))
+        assert store.summarise_backups(Query(project_id="project")) == (2, 5)
+        assert store.summarise_backups(Query(project_id="nobody")) == (0, 0)
+
 
 class VolumeTypeContract:
     def test_there_is_a_default_type(self, store: Store) -> None:
