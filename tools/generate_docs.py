@@ -86,7 +86,7 @@ def _default(value: Any) -> str:
         return "-"
     if isinstance(value, list | tuple):
         return literal(",".join(map(str, value)))
-    return literal(str(value))
+    return literal(str(value)) if value != "" else "empty"
 
 
 def _choices(option: Any) -> str:

@@ -66,10 +66,14 @@ class AdminRequests:
         return list(found.values())
 
     def forget_storage(self, host: str) -> None:
-        """Drop the identity of a backend's storage.  Raises ``Conflict`` while it has volumes or snapshots."""
+        """Drop the identity of a service's storage.  Raises ``Conflict`` while records say that it holds something."""
+        from volsvc.backup.driver_init import has_backups
+
         service = self._find(host)
         if self._store.volumes_on(host) or self._store.snapshots_on(host):
             raise exc.Conflict(reason=f"{host} has volumes or snapshots; they are on the storage that it knows")
+        if service.serves_backups and has_backups(self._store, host):
+            raise exc.Conflict(reason=f"{host} has backups; they are in the store that it knows")
         self._store.report_service(service.id, {"backend_uuid": None})
 
     def _find(self, host: str) -> models.Service:

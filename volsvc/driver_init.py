@@ -97,6 +97,7 @@ class DriverInit(Generic[DriverT, StatsT]):
         return [
             *self._first_steps(),
             Step("identity", self._check_identity),
+            *self._steps(self.checks_of_contents()),
             *self._steps(self.restoring()),
             Step("resume", lambda c: self._resume(c.require_driver())),
             Step("publish", self._read_stats),
@@ -111,7 +112,12 @@ class DriverInit(Generic[DriverT, StatsT]):
         def check_identity(candidate: Candidate[DriverT, StatsT]) -> None:
             self._check_identity(candidate, may_be_new=not self.has_records())
 
-        return [*self._first_steps(), Step("identity", check_identity), Step("publish", self._read_stats)]
+        return [
+            *self._first_steps(),
+            Step("identity", check_identity),
+            *self._steps(self.checks_of_contents()),
+            Step("publish", self._read_stats),
+        ]
 
     # -- what each kind of driver has of its own ------------------------------------------
 
@@ -119,8 +125,12 @@ class DriverInit(Generic[DriverT, StatsT]):
         """Named calls after ``do_setup`` that show whether the driver can serve."""
         raise NotImplementedError
 
+    def checks_of_contents(self) -> Sequence[tuple[str, Callable[[DriverT], None]]]:
+        """Named calls that show the same, once the storage is known to be right."""
+        return ()
+
     def restoring(self) -> Sequence[tuple[str, Callable[[DriverT], None]]]:
-        """Named calls that bring back what an earlier process had going, once the storage is known to be right."""
+        """Named calls after those that bring back what an earlier process had going; a reload leaves them out."""
         return ()
 
     def read_stats(self, driver: DriverT) -> StatsT:

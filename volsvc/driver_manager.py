@@ -34,9 +34,13 @@ CLOSE_TIMEOUT_S = 2.0  # of a driver when the daemon stops; one that hangs ends 
 
 @dataclass(frozen=True, slots=True)
 class DriverManagerSettings:
-    """The options that every manager has, frozen; names as in cinder.conf."""
+    """The options that every manager has, frozen.
+
+    ``retries_start``: whether a start that failed is tried again by itself, ``reinit_driver_count`` times.
+    """
 
     reinit_driver_count: int = 3
+    retries_start: bool = True
     driver_init_timeout_s: float = 60.0
     publish_interval_s: float = 60.0
     backend_loss_threshold: int = 3
@@ -83,6 +87,7 @@ class DriverManager(Generic[DriverT, StatsT, SettingsT]):
             store=store,
             notifier=notifier,
             event_prefix=self.event_prefix,
+            label=self.label,
         )
         self._settings = settings
         self._clock = clock
@@ -122,6 +127,7 @@ class DriverManager(Generic[DriverT, StatsT, SettingsT]):
             on_change=self._on_init_change,
             max_retries=settings.reinit_driver_count,
             timeout_s=settings.driver_init_timeout_s,
+            is_retrying=settings.retries_start,
             clock=clock,
         )
         self._publisher = threading.Thread(target=self._publish_loop, name=f"publish-{self.label}", daemon=True)
@@ -282,7 +288,11 @@ class DriverManager(Generic[DriverT, StatsT, SettingsT]):
         """
         self._settings = settings
         self._init.load_blueprint = load
-        self.initializer.set_limits(max_retries=settings.reinit_driver_count, timeout_s=settings.driver_init_timeout_s)
+        self.initializer.set_limits(
+            max_retries=settings.reinit_driver_count,
+            timeout_s=settings.driver_init_timeout_s,
+            is_retrying=settings.retries_start,
+        )
         self.runner.apply(settings.runner)
         if candidate is not None:
             self._old_generation = self._swap(candidate)

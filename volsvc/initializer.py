@@ -132,7 +132,8 @@ class DriverInitializer(Generic[C]):
     service, ``discard`` closes one that failed or came too late.  ``on_change`` is told of every
     new status, in order; it must not raise.
 
-    ``max_retries``: attempts after the first one until the count is used up, 0 = no limit.
+    ``max_retries``: attempts after the first one until the count is used up, 0 = no limit;
+    ``is_retrying`` False: there are none, whatever the count.
     ``timeout_s``: after it an attempt is shown as hanging; it goes on, nothing runs beside it.
     """
 
@@ -147,6 +148,7 @@ class DriverInitializer(Generic[C]):
         on_change: Callable[[InitStatus], None],
         max_retries: int,
         timeout_s: float,
+        is_retrying: bool = True,
         clock: Clock = time.monotonic,
     ) -> None:
         if max_retries < 0:
@@ -158,6 +160,7 @@ class DriverInitializer(Generic[C]):
         self._discard = discard
         self._on_change = on_change
         self._max_retries = max_retries
+        self._is_retrying = is_retrying
         self._timeout_s = timeout_s
         self._clock = clock
         self._guard = threading.RLock()
@@ -165,7 +168,7 @@ class DriverInitializer(Generic[C]):
         self._is_asked = False
         self._hung_closes: list[threading.Thread] = []
         self._is_closed = False
-        self._status = InitStatus(max_attempts=max_retries + 1 if max_retries else 0)
+        self._status = InitStatus(max_attempts=self._count_attempts())
 
     # -- what others ask ---------------------------------------------------------
 
@@ -219,12 +222,19 @@ class DriverInitializer(Generic[C]):
             if self._status.state is InitState.READY and self._status.reason is not None:
                 self._set(replace(self._status, step=None, reason=None))
 
-    def set_limits(self, *, max_retries: int, timeout_s: float) -> None:
+    def set_limits(self, *, max_retries: int, timeout_s: float, is_retrying: bool = True) -> None:
         """A reload has changed them; they hold from the next attempt on."""
         with self._guard:
             self._max_retries = max_retries
+            self._is_retrying = is_retrying
             self._timeout_s = timeout_s
-            self._status = replace(self._status, max_attempts=max_retries + 1 if max_retries else 0)
+            self._status = replace(self._status, max_attempts=self._count_attempts())
+
+    def _count_attempts(self) -> int:
+        """Until the count is used up, the first one included; 0 = no limit."""
+        if not self._is_retrying:
+            return 1
+        return self._max_retries + 1 if self._max_retries else 0
 
     def close(self) -> None:
         """No more attempts and no more statuses; an attempt that still runs is discarded when it ends."""
@@ -349,7 +359,8 @@ class DriverInitializer(Generic[C]):
             return Event.FAILED_FOR_GOOD
         if isinstance(error, exc.StoreUnavailable):
             return Event.FAILED
-        if self._max_retries and number > self._max_retries:
+        limit = self._count_attempts()
+        if limit and number >= limit:
             return Event.FAILED_LAST
         return Event.FAILED
 

@@ -17,6 +17,7 @@ from volsvc.control import ControlRunner, ProcessRequests
 from volsvc.driver_manager import DriverManager, Wait
 from volsvc.foundations import Foundations
 from volsvc.heartbeat import Heartbeat
+from volsvc.manager_reload import BackendChange
 from volsvc.process_lock import ProcessLock
 from volsvc.reloader import Change, ReloadReport, Tick, wait_with_ticks
 from volsvc.rpc.doorbell import DoorbellServer
@@ -164,6 +165,32 @@ class ManagerPart(Generic[ServedT]):
     def _prepare_managers(self, new: Settings, wait: Wait, changes: list[Change]) -> Sequence[ServedT]:
         """Add to ``changes`` what the managers need for ``new``; returns those that stay."""
         raise NotImplementedError
+
+
+class ManagerChange:
+    """The change of a manager that stays; one with a new database is registered there."""
+
+    is_slow = True
+
+    def __init__(
+        self, served: ServedManager[Any], change: BackendChange[Any, Any, Any], *, is_new_database: bool
+    ) -> None:
+        self.part: str = change.part if change.candidate is not None or change.options else ""
+        self.options: Sequence[str] = change.options
+        self._manager = served.manager
+        self._change = change
+        self._is_new_database = is_new_database
+
+    def apply(self) -> None:
+        if self._is_new_database:
+            self._manager.register()
+        self._change.apply()
+
+    def discard(self) -> None:
+        self._change.discard()
+
+    def drain(self, timeout_s: float) -> None:
+        self._change.drain(timeout_s)
 
 
 class _HeartbeatChange:

@@ -23,16 +23,25 @@ LOG = logging.getLogger(__name__)
 
 
 class ServiceRow:
-    """The row of ``host`` and ``binary``.
+    """The row of ``host`` and ``binary``; ``label`` is what logs call it.
 
     ``event_prefix`` begins the notifications' names: ``volume.driver.init`` gives
     ``volume.driver.init.error`` and ``volume.driver.init.end``.
     """
 
     def __init__(
-        self, *, host: str, binary: str, instance: str, store: Store, notifier: Notifier, event_prefix: str
+        self,
+        *,
+        host: str,
+        binary: str,
+        instance: str,
+        store: Store,
+        notifier: Notifier,
+        event_prefix: str,
+        label: str | None = None,
     ) -> None:
         self.host = host
+        self._label = label or host
         self._binary = binary
         self._instance = instance
         self._store = store
@@ -68,7 +77,7 @@ class ServiceRow:
         try:
             self._store.report_service(self._id, fields)
         except exc.StoreUnavailable as error:
-            LOG.warning("%s: %s is not written: %s", self.host, what, error)
+            LOG.warning("%s: %s is not written: %s", self._label, what, error)
             return False
         return True
 
@@ -84,9 +93,9 @@ class ServiceRow:
         with self._guard:
             self._unreported = self._shown = status
         if status.state is InitState.READY and status.reason is None:
-            LOG.info("%s: %s", self.host, describe_state(status))
+            LOG.info("%s: %s", self._label, describe_state(status))
         elif status.attempts or is_news or status.state is InitState.LOST:
-            LOG.error("%s: %s", self.host, describe_state(status))
+            LOG.error("%s: %s", self._label, describe_state(status))
         self.write_late()
         self._notify(status)
 
@@ -107,7 +116,8 @@ class ServiceRow:
             return
         payload = {
             "host": self.host,
-            "backend": self.host.partition("@")[2],
+            "binary": self._binary,
+            "backend": self.host.partition("@")[2] or None,
             "state": str(status.state),
             "step": last.step,
             "reason": last.reason,

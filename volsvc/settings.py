@@ -23,6 +23,7 @@ from oslo_config import cfg
 from volsvc import exceptions as exc
 from volsvc.conf import api as api_conf
 from volsvc.conf import backend as backend_conf
+from volsvc.conf import backup as backup_conf
 from volsvc.conf import database as database_conf
 from volsvc.conf import service as service_conf
 from volsvc.options import Options
@@ -30,6 +31,8 @@ from volsvc.options import Options
 PROJECT = "volsvc"
 CONFIG_NAME = "cinder.conf"
 
+#: Of a driver's option that isn't declared here.
+_SECRET_NAME = re.compile("key|secret|password|token")
 _OSLO_VALUE_ERROR = re.compile(
     r"Value for option \S+ from LocationInfo\(.*detail='(?P<file>[^']*)'\) is not valid: (?P<reason>.*)"
 )
@@ -60,6 +63,34 @@ class BackendSettings:
 
 
 @dataclass(frozen=True)
+class BackupSettings:
+    """The backup service's options, and where its driver's own are read from."""
+
+    options: Options
+    _conf: cfg.ConfigOpts = field(repr=False, compare=False)
+
+    @property
+    def where(self) -> str:
+        """The files that were read, for messages."""
+        return _where(self._conf)
+
+    def freeze(self, declared: Sequence[cfg.Opt]) -> Options:
+        """The values of a driver's declared options from [DEFAULT].
+
+        Raises ``DriverConfigurationError`` naming option and value.
+        """
+        conf = _same_files(self._conf)
+        conf.register_opts(declared)
+        try:
+            options = _read_group(conf, "DEFAULT", declared, self.where)
+            for opt in declared:
+                _check_required(opt, options, self.where)
+        except exc.ConfigurationError as error:
+            raise exc.DriverConfigurationError(reason=str(error)) from error
+        return options
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a daemon is built from."""
 
@@ -67,6 +98,7 @@ class Settings:
     api: Options
     database: Options
     backends: tuple[BackendSettings, ...]
+    backup: BackupSettings
     files: tuple[str, ...]
     digest: str
     dirs: tuple[str, ...] = ()
@@ -82,12 +114,17 @@ class Settings:
     def describe(self, salt: str) -> dict[str, str]:
         """``[group] name`` → value as text of every option; a secret is a digest that ``salt`` makes comparable."""
         described: dict[str, str] = {}
-        for options in (self.service, self.api, self.database, self.messaging, *(b.options for b in self.backends)):
+        fixed = (self.service, self.api, self.backup.options, self.database, self.messaging)
+        for options in (*fixed, *(b.options for b in self.backends)):
             for name, value in options.items():
                 text = "" if value is None else str(value)
-                if options.is_secret(name) and text:
-                    text = f"(secret {hashlib.sha256(f'{salt}{text}'.encode()).hexdigest()[:8]})"
+                if options.is_secret(name):
+                    text = _as_secret(text, salt)
                 described[f"[{options.group}] {name}"] = text
+        for name, raw in _values_in_files(self.backup._conf, "DEFAULT").items():
+            if name.startswith("backup_"):
+                text = _as_secret(raw[-1], salt) if _SECRET_NAME.search(name) else raw[-1]
+                described.setdefault(f"[DEFAULT] {name}", text)
         for backend in self.backends:
             for name, raw in _values_in_files(backend._conf, backend.name).items():
                 described.setdefault(f"[{backend.name}] {name}", raw[-1])
@@ -100,6 +137,10 @@ class Settings:
         raise exc.ConfigurationError(
             reason=f"there is no backend {name!r}; enabled_backends has: {', '.join(b.name for b in self.backends)}"
         )
+
+
+def _as_secret(text: str, salt: str) -> str:
+    return f"(secret {hashlib.sha256(f'{salt}{text}'.encode()).hexdigest()[:8]})" if text else text
 
 
 def find_config_files() -> list[str]:
@@ -140,6 +181,7 @@ def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> S
         api=_read_group(conf, "DEFAULT", api_conf.OPTS),
         database=database,
         backends=tuple(_read_backends(conf, service.enabled_backends)),
+        backup=BackupSettings(_read_group(conf, "DEFAULT", backup_conf.OPTS), conf),
         files=tuple(files),
         digest=digest,
         dirs=tuple(config_dirs),
@@ -162,6 +204,7 @@ def _parse(files: Sequence[str], dirs: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     conf.register_opts(service_conf.OPTS)
     conf.register_opts(api_conf.OPTS)
+    conf.register_opts(backup_conf.OPTS)
     conf.register_opts(database_conf.OPTS, group=database_conf.GROUP)
     conf.register_opts(api_conf.POLICY_OPTS, group=api_conf.POLICY_GROUP)
     args = [f"--config-file={path}" for path in files] + [f"--config-dir={path}" for path in dirs]
@@ -177,8 +220,8 @@ def _parse(files: Sequence[str], dirs: Sequence[str]) -> cfg.ConfigOpts:
     return conf
 
 
-def _read_group(conf: cfg.ConfigOpts, group: str, declared: Sequence[cfg.Opt]) -> Options:
-    values = {opt.dest: _value(conf, group, opt, _where(conf)) for opt in declared}
+def _read_group(conf: cfg.ConfigOpts, group: str, declared: Sequence[cfg.Opt], where: str | None = None) -> Options:
+    values = {opt.dest: _value(conf, group, opt, where or _where(conf)) for opt in declared}
     return Options(values, group=group, secrets=frozenset(opt.dest for opt in declared if opt.secret))
 
 
@@ -238,10 +281,16 @@ def _read_backend(conf: cfg.ConfigOpts, name: str, declared: Sequence[cfg.Opt]) 
         )
         group = backend_conf.DEFAULTS_GROUP if is_inherited else name
         values[opt.dest] = _value(conf, group, opt, where)
-        if opt.required and values[opt.dest] is None:
-            meaning = f" ({opt.help})" if opt.help else ""
-            raise exc.ConfigurationError(reason=f"{where}: [{name}] {opt.name} is required and not set{meaning}")
-    return Options(values, group=name, secrets=frozenset(opt.dest for opt in declared if opt.secret))
+    options = Options(values, group=name, secrets=frozenset(opt.dest for opt in declared if opt.secret))
+    for opt in declared:
+        _check_required(opt, options, where)
+    return options
+
+
+def _check_required(opt: cfg.Opt, options: Options, where: str) -> None:
+    if opt.required and options[opt.dest] is None:
+        meaning = f" ({opt.help})" if opt.help else ""
+        raise exc.ConfigurationError(reason=f"{where}: [{options.group}] {opt.name} is required and not set{meaning}")
 
 
 def _same_files(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
@@ -289,9 +338,15 @@ def _near_misses(conf: cfg.ConfigOpts) -> list[str]:
 
     Cinder has a thousand options that mean nothing here, so an unknown name alone is no news.
     """
-    known = {opt.dest for opt in (*service_conf.OPTS, *api_conf.OPTS)}
+    known = {opt.dest for opt in (*service_conf.OPTS, *api_conf.OPTS, *backup_conf.OPTS)}
+    unknown = set(_values_in_files(conf, "DEFAULT")) - known
+    if any(name.startswith("backup_") for name in unknown):
+        # A slip here would keep the backups in another place than the one that was meant.
+        from volsvc.backup.drivers import posix, s3_options
+
+        known |= {opt.dest for opt in (*posix.OPTS, *s3_options.OPTS)}
     found = []
-    for name in set(_values_in_files(conf, "DEFAULT")) - known:
+    for name in unknown - known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
         if close:
             found.append(f"{_where(conf)}: [DEFAULT] {name} is not an option; did you mean {close[0]}?")

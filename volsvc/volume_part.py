@@ -12,7 +12,7 @@ from volsvc.driver_loader import load_driver
 from volsvc.driver_manager import Wait
 from volsvc.foundations import Foundations
 from volsvc.manager import BlueprintLoader, ManagerSettings, VolumeManager
-from volsvc.manager_part import ManagerPart, ServedManager
+from volsvc.manager_part import ManagerChange, ManagerPart, ServedManager
 from volsvc.manager_reload import BackendChange, prepare_backend
 from volsvc.operations import RunnerSettings
 from volsvc.reloader import Change
@@ -104,10 +104,8 @@ class VolumePart(ManagerPart[ServedBackend]):
         del self._managers[served.host]
 
 
-class _ServedChange:
-    """A backend that stays: its manager's change, with the settings it is compared with next time."""
-
-    is_slow = True
+class _ServedChange(ManagerChange):
+    """A backend that stays, with the settings it is compared with next time."""
 
     def __init__(
         self,
@@ -117,24 +115,13 @@ class _ServedChange:
         *,
         is_new_database: bool,
     ) -> None:
-        self.part: str = change.part if change.candidate is not None or change.options else ""
-        self.options: Sequence[str] = change.options
+        super().__init__(served, change, is_new_database=is_new_database)
         self._served = served
         self._backend = backend
-        self._change = change
-        self._is_new_database = is_new_database
 
     def apply(self) -> None:
-        if self._is_new_database:
-            self._served.manager.register()
-        self._change.apply()
+        super().apply()
         self._served.backend = self._backend
-
-    def discard(self) -> None:
-        self._change.discard()
-
-    def drain(self, timeout_s: float) -> None:
-        self._change.drain(timeout_s)
 
 
 class _AddedBackend:

@@ -19,7 +19,7 @@ from tests.functional.user import User
 from volsvc.testing.daemon import Daemon, wait_until
 
 BIN = pathlib.Path(sys.executable).parent
-PROGRAMS = ("volsvc-all", "volsvc-volume", "volsvc-api", "volsvc-manage", "volsvc")
+PROGRAMS = ("volsvc-all", "volsvc-volume", "volsvc-backup", "volsvc-api", "volsvc-manage", "volsvc")
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -149,13 +149,10 @@ def test_an_operation_tells_who_asked_what_and_how_it_ended(user: User) -> None:
 def test_types_services_limits_and_extensions_answer_a_client(user: User) -> None:
     cinder = user.cinder
     assert cinder.volume_types.default().name == "__DEFAULT__"
-    service = cinder.services.list()[0]
-    assert (service.host, service.binary, service.state, service.status) == (
-        "node@file",
-        "cinder-volume",
-        "up",
-        "enabled",
-    )
+    assert [(service.host, service.binary, service.state, service.status) for service in cinder.services.list()] == [
+        ("node", "cinder-backup", "up", "enabled"),
+        ("node@file", "cinder-volume", "up", "enabled"),
+    ]
     assert {limit.name for limit in cinder.limits.get().absolute}
     assert user.get("/extensions")["extensions"] is not None
     kind = cinder.volume_types.create("nbd-only", "what speaks NBD")

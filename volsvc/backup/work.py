@@ -35,7 +35,7 @@ _GOES_ON = (exc.OperationInterrupted, exc.OperationSuperseded, exc.BackendUnavai
 
 
 class BackupActions:
-    """The handlers.  ``service``: the driver as ``backup_driver`` names it; ``directory``: for journals, private."""
+    """The handlers.  ``directory``: for journals, private."""
 
     def __init__(
         self,
@@ -44,14 +44,12 @@ class BackupActions:
         volumes: VolumeAccess,
         events: BackupEvents,
         directory: str,
-        service: Callable[[], str],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
         self._volumes = volumes
         self._events = events
         self._directory = directory
-        self._service = service
         self._sleep = sleep
         self._table: dict[str, Action] = {
             "backup_create": self.create_backup,
@@ -96,7 +94,7 @@ class BackupActions:
             noted = {
                 "is_stored": True,
                 "store_uuid": driver.identity,
-                "service": self._service(),
+                "service": driver.context.name,
                 "data_timestamp": taken_at,
             }
             self._store.note(operation, noted)
@@ -203,7 +201,7 @@ class BackupActions:
         except BaseException as error:
             self._store.note(operation, {"fail_reason": exc.describe(error)})
             raise
-        found = {"is_stored": True, "store_uuid": driver.identity, "service": self._service()}
+        found = {"is_stored": True, "store_uuid": driver.identity, "service": driver.context.name}
         return Result(first={**columns_of(root), **found})
 
     # -- what they share -------------------------------------------------------------------------

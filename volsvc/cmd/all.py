@@ -27,9 +27,10 @@ Ctrl-C stops it; volumes and their exporters stay.
 
 def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part]:
     from volsvc.api_part import ApiPart
+    from volsvc.backup_part import BackupPart
     from volsvc.volume_part import VolumePart
 
-    return [VolumePart(foundations), ApiPart(foundations)]
+    return [VolumePart(foundations), BackupPart(foundations), ApiPart(foundations)]
 
 
 def show_hints(parts: Sequence[Part]) -> None:
@@ -41,7 +42,7 @@ def show_hints(parts: Sequence[Part]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = daemon.build_parser("Serve storage backends and the REST API in one process.")
+    parser = daemon.build_parser("Serve storage backends, backups and the REST API in one process.")
     parser.add_argument("--hints", action="store_true", help="print where it listens and commands to try")
     return parser
 

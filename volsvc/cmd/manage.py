@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Command = Callable[["Settings", argparse.Namespace], int]
 
-SERVICE_COLUMNS = ("host", "status", "heartbeat", "allocated_gb", "config", "state")
+SERVICE_COLUMNS = ("binary", "host", "status", "heartbeat", "allocated_gb", "config", "state")
 OPERATION_COLUMNS = ("id", "action", "resource_id", "state", "progress", "attempts", "created_at", "error")
 
 
@@ -47,16 +47,20 @@ def build_parser() -> argparse.ArgumentParser:
     _command(db, "version", db_version, "print the schema's version and the one this program needs")
 
     service = groups.add_parser("service", help="daemons and backends").add_subparsers(required=True, metavar="COMMAND")
+    whose = "HOST@BACKEND, or HOST for its backup service"
     forget = _command(
-        service, "forget-storage", service_forget_storage, "let a backend without volumes begin on another storage"
+        service,
+        "forget-storage",
+        service_forget_storage,
+        "let a backend without volumes, or a backup service without backups, begin on another storage",
     )
-    forget.add_argument("host", metavar="HOST@BACKEND")
+    forget.add_argument("host", metavar="HOST[@BACKEND]", help=whose)
     reinit = _command(
-        service, "reinit", service_reinit, "have a backend that is not ready try now, and say how it ended"
+        service, "reinit", service_reinit, "have a driver that is not ready try now, and say how it ended"
     )
-    reinit.add_argument("host", metavar="HOST@BACKEND")
+    reinit.add_argument("host", metavar="HOST[@BACKEND]", help=whose)
     reinit.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="wait so long (default 60)")
-    _with_format(_command(service, "list", service_list, "every backend with its state and the reason for it"))
+    _with_format(_command(service, "list", service_list, "every service with its state and the reason for it"))
 
     operation = groups.add_parser("operation", help="what was asked for and how it went").add_subparsers(
         required=True, metavar="COMMAND"
@@ -200,7 +204,8 @@ def reload_daemons(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def config_check(settings: Settings, args: argparse.Namespace) -> int:
-    """Everything a daemon would read, the backends' drivers' options included."""
+    """Everything a daemon would read, the drivers' own options included."""
+    from volsvc.backup.loader import load_backup_driver
     from volsvc.driver_loader import load_driver
 
     failed = False
@@ -218,6 +223,11 @@ def config_check(settings: Settings, args: argparse.Namespace) -> int:
         except exc.VolsvcError as error:
             failed = True
             print(f"[{backend.name}] {exc.describe(error)}", file=sys.stderr)
+    try:
+        load_backup_driver(settings.backup, host=settings.host, state_path=settings.service.state_path)
+    except exc.VolsvcError as error:
+        failed = True
+        print(f"backups: {exc.describe(error)}", file=sys.stderr)
     if not failed:
         names = ", ".join(backend.name for backend in settings.backends)
         files = ", ".join(settings.files) or "no file, the defaults"

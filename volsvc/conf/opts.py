@@ -11,12 +11,23 @@ from volsvc.conf import backend, database, service
 
 def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     """(group, options) pairs.  A backend's options stand under [backend_defaults]."""
-    from volsvc.conf import api, messaging
+    from volsvc.backup.drivers.posix import PosixBackupDriver
+    from volsvc.backup.drivers.s3 import S3BackupDriver
+    from volsvc.conf import api, backup, messaging
     from volsvc.drivers.file import FileDriver
     from volsvc.targets.nbd import NbdTarget
 
     return [
-        ("DEFAULT", [*service.OPTS, *api.OPTS]),
+        (
+            "DEFAULT",
+            [
+                *service.OPTS,
+                *api.OPTS,
+                *backup.OPTS,
+                *PosixBackupDriver.declared_options(),
+                *S3BackupDriver.declared_options(),
+            ],
+        ),
         (database.GROUP, database.OPTS),
         (messaging.GROUP, messaging.OPTS),
         (api.POLICY_GROUP, api.POLICY_OPTS),

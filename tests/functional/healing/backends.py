@@ -77,7 +77,7 @@ class HealingDaemon(Daemon):
     def services(self) -> dict[str, dict[str, Any]]:
         """The rows that 'volsvc-manage service list' shows, without a process for each look."""
         store = SqlStore(create_engine(f"sqlite:///{self.state}/volsvc.sqlite"))
-        return {row.host.partition("@")[2]: dataclasses.asdict(row) for row in store.list_services()}
+        return {row.host.partition("@")[2]: dataclasses.asdict(row) for row in store.list_services() if "@" in row.host}
 
     def wait_state(self, name: str, *states: str) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:

@@ -38,7 +38,7 @@ def test_a_failure_in_any_step_is_named_and_heals(start: Start, method: str) -> 
     )
     row = daemon.wait_state("one", "retrying")
     assert (row["step"], row["reason"]) == (step, "wire cut")
-    (api,) = daemon.cinder().services.list()
+    (api,) = daemon.cinder().services.list(binary="cinder-volume")
     assert (api.state, getattr(api, "volsvc:init_step")) == ("down", step)
     daemon.one.script()
     daemon.wait_state("one", "ready")

@@ -38,13 +38,14 @@ Data = bytes | bytearray | memoryview
 class BackupDriverContext:
     """All a backup driver is built from.
 
-    ``options`` holds the driver's declared options; ``state_path`` is the service's private
-    directory, below which a driver may have its default place.
+    ``name`` is what ``backup_driver`` calls it; ``options`` holds the driver's declared options;
+    ``state_path`` is the service's private directory, below which a driver may have its default place.
     """
 
     host: str
     options: Options
     state_path: str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ class BackupDriver:
         Raises ``BackendUnavailable`` when the store or its marker can't be read.
         """
         self._identity = self.find_identity()
+        return self._identity
+
+    @property
+    def identity(self) -> str | None:
+        """The UUID of the store that this driver was set up for; None before ``read_identity``."""
         return self._identity
 
     def write_identity(self, identity: str) -> None:
