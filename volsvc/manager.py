@@ -15,6 +15,7 @@ from typing import Any
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.backend_stats import capabilities_of
+from volsvc.block_access import close_stale_readers
 from volsvc.driver_init import Blueprint
 from volsvc.driver_manager import Action, DriverManager, DriverManagerSettings
 from volsvc.drivers.base import VolumeDriver
@@ -95,6 +96,16 @@ class VolumeManager(DriverManager[VolumeDriver, models.BackendStats, ManagerSett
 
     def _capabilities(self, stats: models.BackendStats) -> dict[str, Any]:
         return capabilities_of(stats, self._settings.backend_name or self.option_group)
+
+    def publish_service_capabilities(self) -> None:
+        """Also ends what readers were given whose operations ended without giving it back."""
+        super().publish_service_capabilities()
+        if self.initializer.is_ready:
+            try:
+                with self._generations.use() as driver:
+                    close_stale_readers(self._store, driver)
+            except exc.BackendUnavailable as error:
+                LOG.warning("%s: readers that have ended are not closed: %s", self.label, error)
 
     # -- leaving --------------------------------------------------------------------------
 

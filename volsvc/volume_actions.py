@@ -30,6 +30,7 @@ class VolumeActions:
         self._store = store
         self._table: dict[str, Action] = {
             "volume_create": self.create_volume,
+            "volume_create_to_restore": self.create_volume,
             "volume_create_from_snapshot": self.create_volume_from_snapshot,
             "volume_clone": self.create_cloned_volume,
             "volume_delete": self.delete_volume,
@@ -37,6 +38,8 @@ class VolumeActions:
             "volume_extend": self.extend_volume,
             "volume_extend_attached": self.extend_volume,
             "snapshot_create": self.create_snapshot,
+            "backup_snapshot_create": self.create_snapshot,
+            "backup_snapshot_delete": self.delete_snapshot,
             "snapshot_delete": self.delete_snapshot,
             "snapshot_force_delete": self.delete_snapshot,
             "attachment_create": self.connect,

@@ -1,0 +1,315 @@
+"""Backups, restores and deletes as the backup manager does them, between fake storage and a fake store."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.unit.backup_service.world import World
+from volsvc import exceptions as exc
+from volsvc.ports import Correction
+from volsvc.testing.daemon import wait_until
+from volsvc.testing.stores import builders as b
+
+
+def test_a_volume_comes_back_as_it_was(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.fill(volume, seed=1)
+    before = world.digest(volume.id)
+    backup = world.backup(volume)
+    assert (backup.status, backup.size_gb, backup.is_stored, backup.fail_reason) == ("available", 1, True, None)
+    assert backup.store_uuid == world.service.backend_uuid
+    assert backup.service == "fake"
+    assert backup.stored_bytes > 0
+    assert backup.object_count > 1
+    assert world.store.get_volume(volume.id).status == "available"
+    world.fill(volume, seed=2)
+    assert world.digest(volume.id) != before
+    world.ended(world.restore(backup, volume))
+    assert world.digest(volume.id) == before
+    assert world.store.get_volume(volume.id).status == "available"
+    assert world.store.get_backup(backup.id).restore_volume_id == volume.id
+    world.nothing_is_lent()
+
+
+def test_an_attached_volume_is_read_at_one_point_in_time(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.backend.attach(volume)
+    world.fill(volume, seed=1)
+    before = world.digest(volume.id)
+    world.script.set("put", delay_s=0.2)
+    operation = world.create(volume)
+    wait_until(lambda: world.script.calls("put") > 0, "the backup to be stored")
+    assert world.store.get_volume(volume.id).status == "backing-up"
+    world.fill(volume, seed=2)
+    backup = world.store.get_backup(world.ended(operation).resource_id)
+    assert world.store.get_volume(volume.id).status == "in-use"
+    _, restored = world.restore_to_new(backup)
+    wait_until(lambda: world.store.get_volume(restored).status == "available", "the restore to end")
+    assert world.digest(restored) == before
+    assert backup.temp_snapshot_id is None
+    world.nothing_is_lent()
+
+
+def test_a_snapshot_is_backed_up_while_its_volume_is_used(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.fill(volume, seed=1)
+    before = world.digest(volume.id)
+    wanted = b.snapshot_intent(volume)
+    world.backend.do(wanted)
+    world.fill(volume, seed=2)
+    operation = world.ended(world.create(volume, "backup_create_from_snapshot", wanted.resource_id))
+    assert world.store.get_snapshot(wanted.resource_id).status == "available"
+    operation_id, restored = world.restore_to_new(world.store.get_backup(operation.resource_id))
+    world.ended(operation_id)
+    assert world.digest(restored) == before
+    world.nothing_is_lent()
+
+
+def test_a_larger_volume_ends_in_zeros_and_a_smaller_one_is_refused(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume(size_gb=2)
+    world.fill(volume, seed=1)
+    before = world.digest(volume.id)
+    backup = world.backup(volume)
+    larger = world.backend.volume(size_gb=3)
+    world.fill(larger, seed=3)
+    world.ended(world.restore(backup, larger))
+    assert world.digest(larger.id) == before
+    smaller = world.backend.volume(size_gb=1)
+    failed = world.ended(world.restore(backup, smaller), "failed")
+    assert "has 1073741824" in str(failed.error)
+    assert world.store.get_volume(smaller.id).status == "error_restoring"
+    assert world.store.get_backup(backup.id).status == "available"
+    assert "1073741824" in str(world.store.get_backup(backup.id).fail_reason)
+    world.nothing_is_lent()
+
+
+def test_a_full_store_fails_the_backup_at_any_object_and_keeps_nothing_of_it(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.fill(volume, seed=1)
+    for method in ("put", "put_if_absent"):
+        count = 0
+        while True:
+            world.script.set(method, skip=count, fail=1, error="StorageFull", message="no room at all")
+            operation = world.create(volume)
+            wait_until(lambda: not world.store.get_operation(operation).is_open, "the backup to end")  # noqa: B023
+            ended = world.store.get_operation(operation)
+            if ended.state == "done":
+                break
+            backup = world.store.get_backup(ended.resource_id)
+            assert (ended.error_class, backup.status, backup.is_stored) == ("StorageFull", "error", False)
+            assert "no room at all" in str(backup.fail_reason)
+            assert not {name for name in world.stored_names() if backup.id in name}
+            assert world.store.get_volume(volume.id).status == "available"
+            world.forget(backup)
+            count += 1
+        assert count >= 1, method
+        world.script.clear()
+    world.nothing_is_lent()
+
+
+def test_a_store_that_goes_away_at_any_call_is_waited_for_and_nothing_is_done_twice(world: World) -> None:
+    world.serve(backend_loss_threshold=1)
+    volume = world.backend.volume()
+    world.fill(volume, seed=1)
+    before = world.digest(volume.id)
+    for method in ("put", "put_if_absent", "get"):
+        world.script.set(method, fail=1, error="BackendUnavailable", message="the cable is out")
+        operation = world.ended(world.create(volume))
+        assert operation.attempts <= 2
+        world.script.clear()
+        backup = world.store.get_backup(operation.resource_id)
+        world.script.set("get_range", fail=1, error="BackendUnavailable", message="the cable is out")
+        world.fill(volume, seed=2)
+        world.ended(world.restore(backup, volume))
+        world.script.set("delete", fail=1, error="BackendUnavailable", message="the cable is out")
+        assert world.digest(volume.id) == before
+        world.ended(world.delete(backup))
+        assert world.stored_names() == set()
+    assert world.service.losses >= 3
+    world.nothing_is_lent()
+
+
+def test_a_volume_that_is_cut_off_for_a_moment_is_connected_again(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.fill(volume, seed=1)
+    before = world.digest(volume.id)
+    world.script.set("put_if_absent", hang=True)
+    operation = world.create(volume)
+    wait_until(lambda: world.script.calls("put_if_absent") > 0, "the backup to begin")
+    with world.storage.transaction() as state:
+        state["readers"].clear()
+    world.script.clear()
+    world.ended(operation)
+    restored = world.backend.volume()
+    world.ended(world.restore(world.store.get_backup(world.store.get_operation(operation).resource_id), restored))
+    assert world.digest(restored.id) == before
+    world.nothing_is_lent()
+
+
+def test_force_delete_stops_a_backup_and_leaves_nothing(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.backend.attach(volume)
+    world.fill(volume, seed=1)
+    world.script.set("put", delay_s=1.0)
+    operation = world.store.get_operation(world.create(volume))
+    wait_until(lambda: world.script.calls("put") > 0, "the backup to be stored")
+    backup = world.store.get_backup(operation.resource_id)
+    delete = world.delete(backup, "backup_force_delete", cancel_open=True)
+    world.script.clear()
+    world.ended(delete)
+    assert world.store.get_operation(operation.id).state in ("cancelled", "done")
+    with pytest.raises(exc.BackupNotFound):
+        world.store.get_backup(backup.id)
+    assert world.stored_names() == set()
+    assert world.store.get_volume(volume.id).status == "in-use"
+    world.nothing_is_lent()
+
+
+def test_a_backup_of_another_store_is_not_called_deleted(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    wanted = b.backup_intent(volume, second_id=volume.id)
+    b.submit(world.store, wanted)
+    wait_until(lambda: world.store.get_backup(wanted.resource_id).status == "available", "the backup")
+    other = b.add_backup(world.store, volume, store_uuid=b.new_id())
+    failed = world.ended(world.delete(other), "failed")
+    assert failed.error_class == "InvalidBackup"
+    assert world.store.get_backup(other.id).status == "error_deleting"
+    assert str(other.store_uuid) in str(world.store.get_backup(other.id).fail_reason)
+
+
+def test_a_backup_without_anything_in_the_store_is_deleted_without_asking_it(world: World) -> None:
+    manager = world.serve()
+    volume = world.backend.volume()
+    world.script.set("put_if_absent", fail=1, error="StorageFull")
+    failed = world.store.get_backup(world.ended(world.create(volume), "failed").resource_id)
+    manager.stop(2.0)
+    world.forget(failed)
+    with pytest.raises(exc.BackupNotFound):
+        world.store.get_backup(failed.id)
+
+
+def test_events_tell_of_start_progress_and_end(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.fill(volume, seed=1)
+    backup = world.backup(volume)
+    world.ended(world.delete(backup))
+    world.script.set("put_if_absent", fail=1, error="StorageFull", message="full")
+    world.ended(world.create(volume), "failed")
+    names = [sent.event_type for sent in world.notifier.sent() if not sent.event_type.startswith("backup.driver")]
+    assert names[0] == "backup.create.start"
+    assert "backup.create.end" in names
+    assert names[-2:] == ["backup.create.start", "backup.create.error"]
+    assert [name for name in names if "delete" in name] == ["backup.delete.start", "backup.delete.end"]
+    [error] = world.notifier.sent("backup.create.error")
+    assert "full" in error.payload["fail_reason"]
+
+
+class TestSuperseded:
+    def test_a_handler_whose_daemon_was_replaced_touches_nothing_more(self, world: World) -> None:
+        world.serve()
+        volume = world.backend.volume()
+        world.backend.attach(volume)
+        world.fill(volume, seed=1)
+        world.script.set("put", hang=True)
+        operation = world.create(volume)
+        wait_until(lambda: world.script.calls("put") > 0, "the backup to be stored")
+        old = world.backup_managers[0]
+        old.runner.stop_claiming()
+        world.start()
+        wait_until(lambda: world.store.get_operation(operation).attempts == 2, "the next daemon to take it over")
+        world.script.clear()
+        ended = world.ended(operation)
+        assert ended.instance == "backup-1"
+        assert world.store.get_backup(ended.resource_id).status == "available"
+        wait_until(lambda: not old.runner.running(), "the old handler to stop")
+        world.nothing_is_lent()
+
+    def test_what_a_reset_cut_off_is_given_back(self, world: World) -> None:
+        world.serve()
+        volume = world.backend.volume()
+        world.backend.attach(volume)
+        world.fill(volume, seed=1)
+        world.script.set("put", hang=True)
+        operation = world.create(volume)
+        wait_until(lambda: world.script.calls("put") > 0, "the backup to be stored")
+        world.store.correct(b.intent("volume_reset", volume.id), Correction(status="in-use"), {})
+        world.script.clear()
+        backup = world.store.get_backup(world.store.get_operation(operation).resource_id)
+        assert backup.status == "error"
+        wait_until(lambda: world.store.get_backup(backup.id).temp_snapshot_id is None, "its snapshot to be given back")
+        world.ended(world.delete(backup))
+        assert world.stored_names() == set()
+
+
+class TestReset:
+    def test_available_only_when_the_store_has_it_whole(self, world: World) -> None:
+        world.serve()
+        volume = world.backend.volume()
+        world.fill(volume, seed=1)
+        backup = world.backup(volume)
+        world.store.correct(b.intent("backup_reset", backup.id), Correction(status="error"), {})
+        world.ended(self._reset(world, backup.id))
+        assert world.store.get_backup(backup.id).status == "available"
+        pack = next(name for name in world.stored_names() if "data" in name or "pack" in name)
+        data = world.objects.objects.pop(pack)
+        world.store.correct(b.intent("backup_reset", backup.id), Correction(status="error"), {})
+        failed = world.ended(self._reset(world, backup.id), "failed")
+        assert failed.error_class == "ResetFailed"
+        assert "missing" in str(failed.error)
+        assert world.store.get_backup(backup.id).status == "error"
+        world.ended(self._reset(world, backup.id, force="ignore"))
+        assert world.store.get_backup(backup.id).status == "available"
+        world.objects.objects[pack] = data
+
+    def test_it_stops_what_runs_first(self, world: World) -> None:
+        world.serve()
+        volume = world.backend.volume()
+        world.fill(volume, seed=1)
+        backup = world.backup(volume)
+        world.script.set("get_range", delay_s=0.3)
+        restore = world.restore(backup, volume)
+        wait_until(lambda: world.script.calls("get_range") > 0, "the restore to begin")
+        world.ended(self._reset(world, backup.id))
+        assert world.store.get_operation(restore).state == "cancelled"
+        assert world.store.get_backup(backup.id).status == "available"
+        assert world.store.get_volume(volume.id).status == "error_restoring"
+        world.nothing_is_lent()
+
+    @staticmethod
+    def _reset(world: World, backup_id: str, force: str | None = None) -> str:
+        arguments = {"status": "available", "attach_status": None, "migration_status": None, "force": force}
+        return b.submit(world.store, b.intent("backup_reset", backup_id, host=b.BACKUP_HOST, args=arguments)).id
+
+
+def test_a_record_is_imported_only_when_the_store_has_the_backup(world: World) -> None:
+    world.serve()
+    volume = world.backend.volume()
+    world.fill(volume, seed=1)
+    before = world.digest(volume.id)
+    backup = world.backup(volume)
+    world.lose_records(backup)
+    wanted = b.backup_intent(volume, "backup_import")
+    assert wanted.insert is not None
+    failed = world.ended(b.submit(world.store, wanted).id, "failed")
+    assert failed.error_class == "BackupNotFound"
+    world.forget(world.store.get_backup(failed.resource_id))
+    known = dataclasses.replace(
+        wanted, resource_id=backup.id, insert=dataclasses.replace(wanted.insert, id=backup.id, size_gb=0)
+    )
+    world.ended(b.submit(world.store, known).id)
+    found = world.store.get_backup(backup.id)
+    assert (found.status, found.size_gb, found.stored_bytes) == ("available", 1, backup.stored_bytes)
+    world.fill(volume, seed=2)
+    world.ended(world.restore(found, volume))
+    assert world.digest(volume.id) == before
