@@ -25,7 +25,7 @@ _MAY_BE_MISSING = frozenset(
     {VolumeStatus.CREATING, VolumeStatus.ERROR, VolumeStatus.DELETING, VolumeStatus.ERROR_DELETING}
 )
 
-_SNAPSHOT_MENDS = {
+_SNAPSHOT_MENDS: dict[str, str] = {
     SnapshotStatus.CREATING: SnapshotStatus.ERROR,
     SnapshotStatus.DELETING: SnapshotStatus.ERROR_DELETING,
 }
