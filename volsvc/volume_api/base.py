@@ -133,6 +133,9 @@ class RequestBase:
     def _get_snapshot(self, context: models.RequestContext, snapshot_id: str) -> models.Snapshot:
         return self._store.get_snapshot(snapshot_id, project_id=scope_of(context))
 
+    def _get_backup(self, context: models.RequestContext, backup_id: str) -> models.Backup:
+        return self._store.get_backup(backup_id, project_id=scope_of(context))
+
     def _require_enabled(self, host: str | None) -> None:
         """Refuse what nobody would ever do: the backend was taken out of enabled_backends."""
         service = placement.find_service(self._store.list_services(), host or "")

@@ -16,7 +16,7 @@ from volsvc import inspection, models, reset_records, resets
 from volsvc.ports import Intent, Query, Situation
 from volsvc.resets import Plan
 from volsvc.volume_api import backup_daemons
-from volsvc.volume_api.base import LOG, RequestBase, scope_of
+from volsvc.volume_api.base import LOG, RequestBase
 
 WAIT_SLICE_S = 2.0  # between two looks whether the daemon is still there
 # Operations in whose result stands what the storage said.
@@ -84,7 +84,7 @@ class ResetRequests(RequestBase):
     ) -> dict[str, Any] | None:
         """Reset a backup; raises as ``reset_status`` does.  Any daemon that has the backup's store will do."""
         plan = resets.plan_backup(status, force)
-        backup = self._store.get_backup(backup_id, project_id=scope_of(context))
+        backup = self._get_backup(context, backup_id)
         situation = self._store.look("backup", backup_id)
         if dry_run:
             return self._describe(plan, situation, inspection.report(situation, None))
