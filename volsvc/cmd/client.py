@@ -170,7 +170,15 @@ def _bar(operation: dict[str, Any], width: int = 30) -> str:
         return ""
     filled = width * percent // 100
     size = f" of {total / 1024**3:.1f} GiB" if total else ""
-    return f"[{'#' * filled}{'.' * (width - filled)}] {percent}%{size}"
+    left_s = progress.get("seconds_left")
+    left = "" if left_s is None else f", about {_duration(left_s)} left"
+    return f"[{'#' * filled}{'.' * (width - filled)}] {percent}%{size}{left}"
+
+
+def _duration(seconds: int) -> str:
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+
 from tests.unit.api.harness import ApiHarness
+from volsvc import models
+from volsvc.api.views.operations import _seconds_left
 from volsvc.ports import Outcome
 
 
@@ -8,7 +13,7 @@ def test_an_operation_is_shown_from_the_queue_to_its_end(api: ApiHarness) -> Non
     volume_id = api.post("/v3/volumes", {"volume": {"size": 1}}).body["volume"]["id"]
     (listed,) = api.get("/v3/operations").body["operations"]
     assert (listed["action"], listed["resource_id"], listed["state"]) == ("volume_create", volume_id, "queued")
-    assert listed["progress"] == {"done_bytes": 0, "total_bytes": 0, "percent": None}
+    assert listed["progress"] == {"done_bytes": 0, "total_bytes": 0, "percent": None, "seconds_left": None}
     assert "args" not in listed
     claimed = api.store.claim(listed["id"], "daemon")
     assert claimed is not None
@@ -67,3 +72,26 @@ def test_a_running_operation_is_asked_to_cancel(api: ApiHarness) -> None:
 def test_an_operation_that_is_not_there(api: ApiHarness) -> None:
     assert api.get("/v3/operations/none").fault[0] == "itemNotFound"
     assert api.post("/v3/operations/none/action", {"os-cancel": {}}).status == 404
+
+
+def test_the_time_left_follows_from_the_pace_of_the_first_attempt() -> None:
+    started = dt.datetime(2024, 1, 2, 3, 0, 0)
+    running = models.Operation(
+        *("id", 1, "backup_create", "backup", "resource", "running"),
+        claim_epoch=1,
+        progress_done=25,
+        progress_total=100,
+        started_at=started,
+        updated_at=started + dt.timedelta(seconds=10),
+    )
+    assert _seconds_left(running) == 30
+    assert _seconds_left(dataclasses.replace(running, progress_done=100)) == 0
+    for changes in (
+        {"progress_done": 0},
+        {"progress_done": 0, "progress_total": 0},
+        {"state": "queued"},
+        {"state": "done"},
+        {"claim_epoch": 2},
+        {"started_at": None},
+    ):
+        assert _seconds_left(dataclasses.replace(running, **changes)) is None, changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from volsvc import models
@@ -23,6 +24,7 @@ def operation(found: models.Operation, call: Call) -> dict[str, Any]:
             "done_bytes": found.progress_done,
             "total_bytes": found.progress_total,
             "percent": _percent(found),
+            "seconds_left": _seconds_left(found),
         },
         "attempts": found.attempts,
         "cancel_requested": found.is_cancel_requested,
@@ -49,3 +51,15 @@ def _percent(found: models.Operation) -> int | None:
     if found.progress_total <= 0:
         return None
     return min(100, found.progress_done * 100 // found.progress_total)
+
+
+def _seconds_left(found: models.Operation) -> int | None:
+    """At the pace that it had so far; None when nothing says that.
+
+    One that was begun again doesn't: what an earlier attempt had done counts in its progress, not in its time.
+    """
+    is_told = found.state == "running" and found.claim_epoch == 1 and 0 < found.progress_done <= found.progress_total
+    if not is_told or found.started_at is None or found.updated_at is None:
+        return None
+    elapsed_s = (found.updated_at - found.started_at).total_seconds()
+    return math.ceil(elapsed_s * (found.progress_total - found.progress_done) / found.progress_done)
