@@ -1,4 +1,4 @@
-"""volsvc volume and volsvc snapshot: resetting a status, and what record and storage say."""
+"""volsvc volume, snapshot and backup: resetting a status, and what record and storage say."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ def add_groups(groups: Any) -> None:
     _add_common(reset)
     reset.set_defaults(command=snapshot_reset)
 
+    backup = groups.add_parser("backup", help="resets of backups").add_subparsers(required=True, metavar="COMMAND")
+    reset = backup.add_parser("reset", help="set a status, after the store was asked for the backup")
+    reset.add_argument("backup", help="id or name")
+    reset.add_argument("--state", default="available", help="the status (default: available)")
+    _add_common(reset)
+    reset.set_defaults(command=backup_reset)
+
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -89,6 +96,11 @@ def volume_reset(client: Client, args: argparse.Namespace) -> int:
 def snapshot_reset(client: Client, args: argparse.Namespace) -> int:
     snapshot_id = _find(client, "snapshots", args.snapshot)
     return _reset(client, args, f"/snapshots/{snapshot_id}", {"status": args.state})
+
+
+def backup_reset(client: Client, args: argparse.Namespace) -> int:
+    backup_id = _find(client, "backups", args.backup)
+    return _reset(client, args, f"/backups/{backup_id}", {"status": args.state})
 
 
 def _reset(client: Client, args: argparse.Namespace, path: str, body: dict[str, Any]) -> int:
