@@ -184,16 +184,6 @@ def test_ports_are_those_of_the_option_and_one_that_is_taken_is_passed_over(
     subject.target.close_reader(subject.reader.id)
 
 
-def test_port_that_is_taken_between_the_look_and_the_start_is_passed_over(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server((LOOPBACK, 0)) as taken, socket.create_server((LOOPBACK, 0)) as free:
-        candidates = [taken.getsockname()[1], free.getsockname()[1]]
-        free.close()
-        monkeypatch.setattr("volsvc.targets.nbd_readers._free_ports", lambda *_: iter(candidates))
-        assert subject.open()["data"]["port"] == candidates[1]
-
-
 @pytest.mark.parametrize("ports", ["70000-70001", "20-10", "some", "0-5", "5-"])
 def test_ports_that_make_no_sense_are_a_configuration_error(
     runtime_path: str, tmp_path: pathlib.Path, ports: str

@@ -25,6 +25,7 @@ from urllib.parse import quote
 from volsvc import exceptions as exc
 from volsvc.backup.nbd_blocks import NbdSink, NbdSource
 from volsvc.targets.file_locks import try_lock
+from volsvc.targets.nbd_readers import TLS_PRIORITY
 from volsvc.targets.qsd_process import BINARY, ExporterPaths, QsdProcess, one_line, require_tool
 
 LOG = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ def _command(paths: ExporterPaths, data: Mapping[str, Any], reconnect_s: int) ->
         "dir": paths.control,
         "endpoint": "client",
         "username": data["psk_identity"],
+        "priority": TLS_PRIORITY,
     }
     far = {
         "driver": "nbd",

@@ -123,9 +123,10 @@ class QsdProcess:
         """Alive, and its start was finished; otherwise it has no client."""
         return self.is_alive and not os.path.exists(self.paths.starting)
 
-    def start_with(self, arguments: Sequence[str]) -> None:
-        """Start it with these arguments and a monitor.  Hold the lock; ``finish_start`` when it can be used.
+    def start_with(self, arguments: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
+        """Start it with these arguments, a monitor and open descriptors of ours.
 
+        Hold the lock; ``finish_start`` when it can be used.
         Raises ``DriverError`` with what it printed, ``MissingDriverLibrary`` without the program.
         """
         self._end_cut_start()
@@ -142,7 +143,7 @@ class QsdProcess:
             "--monitor=chardev=monitor",
             *arguments,
         ]
-        result = run_tool(command, START_TIMEOUT_S)
+        result = run_tool(command, START_TIMEOUT_S, pass_fds)
         if result.returncode or not self.is_alive:
             raise exc.DriverError(
                 reason=f"{BINARY} did not start for {self.what} (status {result.returncode}): "
@@ -230,7 +231,9 @@ class QsdProcess:
             return False
 
 
-def run_tool(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+def run_tool(
+    command: Sequence[str], timeout_s: float, pass_fds: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run one of the package's programs to its end in a session of its own."""
     require_tool(command[0])
     try:
@@ -242,6 +245,7 @@ def run_tool(command: Sequence[str], timeout_s: float) -> subprocess.CompletedPr
             errors="replace",
             timeout=timeout_s,
             start_new_session=True,
+            pass_fds=pass_fds,
             cwd="/",
             check=False,
         )
