@@ -78,12 +78,16 @@ def main() -> int:
 
 def run(daemon: Daemon, root: pathlib.Path) -> None:
     image = root / "image"
-    with step("start volsvc-all (API, volume manager, SQLite)") as notes:
+    with step("start volsvc-all (API, volumes, backups, SQLite)") as notes:
         daemon.start()
         cinder = daemon.cinder()
-        wait_until(lambda: [s for s in cinder.services.list() if s.state == "up"], "the backend to be ready")
+        wait_until(
+            lambda: {"cinder-volume", "cinder-backup"} <= {s.binary for s in cinder.services.list() if s.state == "up"},
+            "the services to be ready",
+        )
         notes.append(daemon.url)
-    before = sorted(os.listdir(daemon.volumes))
+    store = daemon.state / "backup"
+    before = {path: list_files(path) for path in (daemon.volumes, store)}
 
     with step("create a volume of 1 GiB"):
         volume = cinder.volumes.create(1, name="demo")
@@ -115,8 +119,7 @@ def run(daemon: Daemon, root: pathlib.Path) -> None:
         wait_for_status(cinder.volumes, copy.id, "available")
         copy_attachment, copy_uri = attach(cinder, copy.id)
         check(read_digest(copy_uri, 0, IMAGE_BYTES) == digest, "the copy does not hold the old bytes")
-        with NbdClient.from_uri(copy_uri) as nbd:
-            first, second = (int.from_bytes(nbd.read(at, 8), "big") for at in (STAMPS_AT, STAMPS_AT + STAMP_GAP))
+        first, second = read_stamps(copy_uri)
         check(0 <= first - second <= 1, f"the snapshot is no point in time: stamps {first} and {second}")
         notes.append(f"sha256 {digest[:12]} held; stamps {first} and {second}: one point in time")
 
@@ -139,7 +142,15 @@ def run(daemon: Daemon, root: pathlib.Path) -> None:
         check(read_digest(clone_uri, BULK_AT, BULK_BYTES) == bulk_digest, "the finished copy is not the snapshot")
         notes.append(f"{caught}; attached clients went on; checksums held")
 
-    with step("detach and delete everything"):
+    new_digest = read_digest(uri, 0, IMAGE_BYTES)
+    with step("back it up while a client writes") as notes, StampWriter(uri) as writer:
+        wait_until(lambda: writer.count > 100, "the writer to write")
+        backup = cinder.backups.create(volume.id, name="demo-backup", force=True)
+        wait_for_status(cinder.backups, backup.id, "available")
+        stored = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+        notes.append(f"{stored / MIB:.0f} MiB stored; {writer.count} stamps written meanwhile, no error")
+
+    with step("detach and delete every volume"):
         for attached in (attachment, copy_attachment, clone_attachment):
             cinder.attachments.delete(attached)
         cinder.volume_snapshots.delete(snapshot.id)
@@ -147,9 +158,24 @@ def run(daemon: Daemon, root: pathlib.Path) -> None:
         for volume_id in (volume.id, copy.id, clone.id):
             cinder.volumes.delete(volume_id)
         wait_until(lambda: not cinder.volumes.list(), "the volumes to be deleted")
-    after = sorted(os.listdir(daemon.volumes))
-    check(after == before, f"left over in {daemon.volumes}: {sorted(set(after) - set(before))}")
-    print(f"  the directory is as empty as before: {after}")
+    with step("restore the backup to a new volume and compare") as notes:
+        restored_id = cinder.restores.restore(backup.id).volume_id
+        wait_for_status(cinder.volumes, restored_id, "available")
+        attachment, uri = attach(cinder, restored_id)
+        check(read_digest(uri, 0, IMAGE_BYTES) == new_digest, "the restored volume does not hold the image's bytes")
+        check(read_digest(uri, BULK_AT, BULK_BYTES) == bulk_digest, "the restored volume does not hold the bytes")
+        first, second = read_stamps(uri)
+        check(0 <= first - second <= 1, f"the backup is no point in time: stamps {first} and {second}")
+        notes.append(f"sha256 {new_digest[:12]} and {bulk_digest[:12]} held; stamps {first} and {second}")
+    with step("delete the restored volume and the backup"):
+        cinder.attachments.delete(attachment)
+        cinder.volumes.delete(restored_id)
+        cinder.backups.delete(backup.id)
+        wait_until(lambda: not cinder.volumes.list() and not cinder.backups.list(), "both to be deleted")
+    for path, files in before.items():
+        left = sorted(set(list_files(path)) - set(files))
+        check(not left, f"left over in {path}: {left}")
+        print(f"  {path.name} is as empty as before: {files}")
     with step("stop the service"):
         check(daemon.stop() == 0, "the service did not stop with exit code 0")
 
@@ -207,6 +233,17 @@ def read_digest(uri: str, offset: int, length: int) -> str:
         for at in range(0, length, 16 * MIB):
             digest.update(nbd.read(offset + at, min(16 * MIB, length - at)))
     return digest.hexdigest()
+
+
+def read_stamps(uri: str) -> tuple[int, int]:
+    """What ``StampWriter`` wrote first and second when these bytes were taken."""
+    with NbdClient.from_uri(uri) as nbd:
+        first, second = (int.from_bytes(nbd.read(at, 8), "big") for at in (STAMPS_AT, STAMPS_AT + STAMP_GAP))
+    return first, second
+
+
+def list_files(path: pathlib.Path) -> list[str]:
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
 
 
 def reconnected_size(uri: str, at_least: int) -> int:
