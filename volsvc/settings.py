@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oslo_config import cfg
+from oslo_utils import netutils
 
 from volsvc import exceptions as exc
 from volsvc.conf import api as api_conf
@@ -33,6 +34,9 @@ CONFIG_NAME = "cinder.conf"
 
 #: Of a driver's option that isn't declared here.
 _SECRET_NAME = re.compile("key|secret|password|token")
+#: Options whose unset value is worked out here (``_with_computed``) and that others may refer to.
+_COMPUTED = ("state_path", "runtime_path", "my_ip")
+
 _OSLO_VALUE_ERROR = re.compile(
     r"Value for option \S+ from LocationInfo\(.*detail='(?P<file>[^']*)'\) is not valid: (?P<reason>.*)"
 )
@@ -79,7 +83,7 @@ class BackupSettings:
 
         Raises ``DriverConfigurationError`` naming option and value.
         """
-        conf = _same_files(self._conf)
+        conf = _same_files(self._conf, declared)
         conf.register_opts(declared)
         try:
             options = _read_group(conf, "DEFAULT", declared, self.where)
@@ -166,7 +170,7 @@ def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> S
     if _digest(files, config_dirs) != digest:
         raise exc.ConfigurationError(reason=f"{_where(conf)} changed while it was read; try again when it is whole")
     service = _read_group(conf, "DEFAULT", service_conf.OPTS)
-    service = _with_paths(service)
+    service = _with_computed(service)
     database = _read_group(conf, database_conf.GROUP, database_conf.OPTS)
     if database.connection is None:
         database = database.replace(connection=f"sqlite:///{service.state_path}/volsvc.sqlite")
@@ -293,14 +297,22 @@ def _check_required(opt: cfg.Opt, options: Options, where: str) -> None:
         raise exc.ConfigurationError(reason=f"{where}: [{options.group}] {opt.name} is required and not set{meaning}")
 
 
-def _same_files(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
+def _same_files(conf: cfg.ConfigOpts, declared: Sequence[cfg.Opt] = ()) -> cfg.ConfigOpts:
     """A ``ConfigOpts`` on the files as they were parsed, without the other's options.
 
-    Two drivers may declare one name differently, and options can't be unregistered.
+    Two drivers may declare one name differently, and options can't be unregistered.  The service's own are
+    there, but for those that are ``declared`` anew, so that a value may say ``$state_path`` or ``$my_ip``.
     """
     fresh = cfg.ConfigOpts()
     fresh(args=[], project=PROJECT, default_config_files=[], default_config_dirs=[])
     fresh._namespace = conf._namespace
+    names = {opt.dest for opt in declared}
+    known = [opt for opt in service_conf.OPTS if opt.dest not in names]
+    fresh.register_opts(known)
+    if not names.intersection(_COMPUTED):
+        computed = _with_computed(_read_group(fresh, "DEFAULT", known))
+        for name in _COMPUTED:
+            fresh.set_override(name, computed[name])
     return fresh
 
 
@@ -314,14 +326,20 @@ def _read_messaging(conf: cfg.ConfigOpts) -> Options:
     return Options(values, group="oslo_messaging", secrets=frozenset(values))
 
 
-def _with_paths(service: Options) -> Options:
+def _with_computed(service: Options) -> Options:
+    """With the defaults that depend on the machine and the user."""
     state_path = service.state_path
     if state_path is None:
         state_path = "/var/lib/volsvc" if os.geteuid() == 0 else str(pathlib.Path.home() / f".{PROJECT}" / "state")
     state_path = os.path.abspath(os.path.expanduser(state_path))
     runtime_path = os.path.abspath(os.path.expanduser(service.runtime_path or os.path.join(state_path, "run")))
     transport_url = service.transport_url or f"unix://{runtime_path}/rpc"
-    return service.replace(state_path=state_path, runtime_path=runtime_path, transport_url=transport_url)
+    return service.replace(
+        state_path=state_path,
+        runtime_path=runtime_path,
+        transport_url=transport_url,
+        my_ip=service.my_ip or netutils.get_my_ipv4(),
+    )
 
 
 def _find_policy_file(conf: cfg.ConfigOpts, files: Sequence[str], dirs: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from volsvc import exceptions as exc
 from volsvc import settings
 from volsvc.driver_loader import load_driver
 from volsvc.drivers.file import FileDriver
+from volsvc.targets.nbd import NbdTarget
 
 
 @pytest.fixture
@@ -46,6 +47,23 @@ def test_a_backend_takes_from_its_group_then_backend_defaults_then_the_default(l
     assert loaded.backend("b").options.volume_backend_name == "shared"
     declared = FileDriver.declared_options()
     assert loaded.backend("a").freeze(declared).reserved_percentage == 7
+
+
+def test_a_backends_values_may_refer_to_the_services(load) -> None:
+    loaded = load(
+        "[DEFAULT]\nenabled_backends=a\nstate_path=/x\nmy_ip=192.0.2.7\n"
+        "[a]\nfile_store_path=$state_path/disks\nnbd_socket_directory=$runtime_path/nbd\n"
+    )
+    backend = loaded.backend("a")
+    assert backend.freeze(FileDriver.declared_options()).file_store_path == "/x/disks"
+    target = backend.freeze(NbdTarget.declared_options())
+    assert (target.nbd_socket_directory, target.target_ip_address) == ("/x/run/nbd", "192.0.2.7")
+
+
+def test_a_backup_driver_may_refer_to_the_state_path_where_that_is_the_default(load) -> None:
+    loaded = load("")
+    option = cfg.StrOpt("place", default="$state_path/place")
+    assert loaded.backup.freeze([option]).place == f"{loaded.service.state_path}/place"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ OPTS = [
         help="Short directory for sockets (a socket's whole path has at most 107 bytes). Exporters' sockets in it must "
         "survive a restart of the daemon. A reload can't change it.",
     ),
+    cfg.HostAddressOpt(
+        "my_ip",
+        sample_default="the address of the default route",
+        help="Address of this host towards others; other options refer to it as $my_ip. A reload applies it.",
+    ),
     cfg.ListOpt(
         "enabled_backends",
         default=["file"],

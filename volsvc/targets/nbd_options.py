@@ -36,7 +36,7 @@ OPTS = [
     ),
     cfg.HostAddressOpt(
         "target_ip_address",
-        sample_default="the address of the default route",
+        default="$my_ip",
         help="Address of this host at which a backup service on another host reads and writes volumes, by NBD over TCP "
         "with TLS and a key for each reader. Nothing listens while there is no such reader. "
         "A reload applies it to readers that come afterwards.",

@@ -38,7 +38,7 @@ class ReaderExports:
     it; ``ports`` are those that may be used, None for any; ``aio`` is QEMU's.
     """
 
-    def __init__(self, control: str, address: str | None, ports: range | None) -> None:
+    def __init__(self, control: str, address: str, ports: range | None) -> None:
         self._control = control
         self._address = address
         self._ports = ports
@@ -52,11 +52,10 @@ class ReaderExports:
             if process.is_usable and wanted.items() <= note.items():
                 return _connection_info(reader, note, _read_key(process))
             process.stop()
-            address = self._address or own_address()
             key = secrets.token_hex(_KEY_BYTES)
             _write_private(process.paths.keys, f"{reader.id}:{key}\n")
             try:
-                note = self._start(process, reader, aio, {**wanted, "host": address})
+                note = self._start(process, reader, aio, {**wanted, "host": self._address})
             except BaseException:
                 process.end()
                 raise
@@ -128,21 +127,12 @@ def parse_ports(text: str | None) -> range | None:
     return ports
 
 
-def check_address(address: str | None) -> None:
+def check_address(address: str) -> None:
     """Raise ``DriverConfigurationError`` for an address that no reader could connect to."""
     if address in ("0.0.0.0", "::"):  # noqa: S104 - refused here
         raise exc.DriverConfigurationError(
             reason=f"target_ip_address is {address}, which readers can't connect to; give one address of this host"
         )
-
-
-def own_address() -> str:
-    """The address that this host uses towards others, as its routes say; loopback without any.  Sends nothing."""
-    for family, elsewhere in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):  # RFC 5737, 3849
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
-            asked.connect((elsewhere, 80))
-            return str(asked.getsockname()[0])
-    return "127.0.0.1"
 
 
 def _arguments(process: QsdProcess, reader: Reader, aio: str, note: Mapping[str, Any], listener: int) -> list[str]:

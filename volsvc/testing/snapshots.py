@@ -20,6 +20,8 @@ def options_of(part: _DeclaresOptions, group: str = "backend", **values: Any) ->
     """
     declared = list(part.declared_options())
     conf = cfg.ConfigOpts()
+    # Defaults may refer to it.
+    conf.register_opts([cfg.HostAddressOpt("my_ip", default="127.0.0.1")])
     conf.register_opts(declared, group=group)
     conf([], project="volsvc", default_config_files=[], default_config_dirs=[])
     unknown = set(values) - {opt.dest for opt in declared}
