@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from volsvc import exceptions as exc
 from volsvc.cmd import daemon, tables
+from volsvc.cmd.backup_commands import backup_scan
 from volsvc.cmd.stuck_commands import volume_stuck
 
 if TYPE_CHECKING:
@@ -77,10 +78,26 @@ def build_parser() -> argparse.ArgumentParser:
             volume,
             "stuck",
             volume_stuck,
-            "volumes and snapshots whose status waits for an operation that isn't there, and the reset that mends each",
+            "volumes, snapshots and backups whose status waits for an operation that isn't there, and the reset that "
+            "mends each",
         )
     )
     stuck.add_argument("--apply", action="store_true", help="do those resets; what asks the storage needs its daemon")
+
+    backup = groups.add_parser("backup", help="what the backup store holds").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    scanning = _with_format(
+        _command(
+            backup,
+            "scan",
+            backup_scan,
+            "the backups of the configured store, asked of the store alone, with what the database knows of each",
+        )
+    )
+    scanning.add_argument(
+        "--import", dest="do_import", action="store_true", help="record those that the database doesn't know"
+    )
 
     config = groups.add_parser("config", help="the configuration").add_subparsers(required=True, metavar="COMMAND")
     check = _command(config, "check", config_check, "read the files as a daemon would and say what is wrong")

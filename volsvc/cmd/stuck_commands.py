@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from volsvc.settings import Settings
 
 COLUMNS = ("type", "id", "name", "status", "since", "attachments", "mend")
+_KINDS = {"Volume": "volume", "Snapshot": "snapshot", "Backup": "backup"}
 
 
 def volume_stuck(settings: Settings, args: argparse.Namespace) -> int:
     """Exit code 0 when nothing is stuck, or when all of it was mended."""
-    from volsvc import inspection, models
+    from volsvc import inspection
     from volsvc.foundations import open_store
 
     store = open_store(settings)
@@ -28,7 +29,7 @@ def volume_stuck(settings: Settings, args: argparse.Namespace) -> int:
         resource = situation.resource
         rows.append(
             {
-                "type": "volume" if isinstance(resource, models.Volume) else "snapshot",
+                "type": _KINDS[type(resource).__name__],
                 "id": resource.id,
                 "name": resource.name,
                 "status": resource.status,
@@ -59,8 +60,10 @@ def _mend(settings: Settings, rows: list[dict[str, Any]]) -> int:
         try:
             if row["type"] == "volume":
                 api.reset_status(context, row["id"], status=status)
-            else:
+            elif row["type"] == "snapshot":
                 api.reset_snapshot_status(context, row["id"], status=status)
+            else:
+                api.reset_backup_status(context, row["id"], status=status)
         except exc.VolsvcError as error:
             failed += 1
             print(f"{row['type']} {row['id']}: {exc.describe(error)}", file=sys.stderr)
