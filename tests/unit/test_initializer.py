@@ -395,3 +395,17 @@ def test_a_close_that_hangs_does_not_end_all_attempts(script: Script, monkeypatc
     assert initializer.status.step == "do_setup"
     wait_until(lambda: len(closed) == 4)
     assert initializer.attempt().state is InitState.READY
+
+
+def test_without_retrying_the_first_failure_is_the_last_until_asked_and_a_loss_still_heals(script: Script) -> None:
+    script.failures = [RuntimeError("x")] * 2
+    initializer = script.build()
+    initializer.set_limits(max_retries=3, timeout_s=5.0, is_retrying=False)
+    assert initializer.attempt().state is InitState.EXHAUSTED
+    initializer.ask()
+    assert initializer.attempt().state is InitState.EXHAUSTED
+    initializer.ask()
+    assert (initializer.attempt().state, initializer.status.max_attempts) == (InitState.READY, 1)
+    initializer.lose("gone", step="check")
+    script.failures = [RuntimeError("x")] * 3
+    assert [initializer.attempt().state for _ in range(4)] == [*[InitState.LOST] * 3, InitState.READY]
