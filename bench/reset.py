@@ -161,7 +161,7 @@ def report(name: str, tally: Tally, took_s: float) -> None:
     others = sum(tally.answers.values()) - tally.count("reset")
     print(f"{name}: {took_s:.0f} s")
     rows = {
-        "rounds, of them cut by kill -9": f"{tally.rounds}, {tally.kills}",
+        "rounds, with kill -9, with a reload": f"{tally.rounds}, {tally.kills}, {tally.reloads}",
         "resets: done, refused, cut": f"{tally.count('reset', 202)}, {_refused(tally, 'reset')}, "
         f"{tally.count('reset', CUT)}",
         "other requests: refused, cut": f"{others}: {_refused(tally, '') - _refused(tally, 'reset')}, "

@@ -92,7 +92,14 @@ class VolumeManager(DriverManager[VolumeDriver, models.BackendStats, ManagerSett
         return f"backend {self.option_group}"
 
     def _new_init(self, load: BlueprintLoader) -> VolumeInit:
-        return VolumeInit(host=self.host, binary=self.binary, store=self._store, load=load, resume=self._resume)
+        return VolumeInit(
+            host=self.host,
+            binary=self.binary,
+            store=self._store,
+            load=load,
+            resume=self._resume,
+            share=lambda volume_id, timeout_s: self.runner.share(volume_id, timeout_s),
+        )
 
     def _capabilities(self, stats: models.BackendStats) -> dict[str, Any]:
         return capabilities_of(stats, self._settings.backend_name or self.option_group)

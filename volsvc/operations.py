@@ -215,6 +215,14 @@ class OperationRunner:
             raise
         return Lease(lambda: self._let_go(wish))
 
+    def share(self, resource_id: str, timeout_s: float) -> Lease | None:
+        """Hold a resource beside others that only share it; None when it was not to be had in time."""
+        wish = [Hold(resource_id, is_shared=True)]
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.locks.try_acquire(wish), timeout_s):
+                return None
+        return Lease(lambda: self._let_go(wish))
+
     def _holders(self, resource_id: str) -> list[_Running]:
         return [
             running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from volsvc import exceptions as exc
 from volsvc import models
@@ -12,16 +13,25 @@ from volsvc.backend_stats import read_stats
 from volsvc.block_access import close_stale_readers
 from volsvc.driver_init import DriverInit, StorageWords
 from volsvc.drivers.base import VolumeDriver
+from volsvc.operations import Lease
 
 LOG = logging.getLogger(__name__)
 
 EXPORT_WORKERS = 8
+HOLD_TIMEOUT_S = 5.0
 
 
 class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
-    """The steps of one backend."""
+    """The steps of one backend.
+
+    ``share`` holds a volume against what changes its exports, see ``OperationRunner.share``.
+    """
 
     words = StorageWords("storage", "backend", "volumes")
+
+    def __init__(self, *, share: Callable[[str, float], Lease | None], **steps: Any) -> None:
+        super().__init__(**steps)
+        self._share = share
 
     def checks(self) -> Sequence[tuple[str, Callable[[VolumeDriver], None]]]:
         return [("check_for_setup_error", lambda driver: driver.check_for_setup_error())]
@@ -43,22 +53,35 @@ class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
             )
 
     def restore_exports(self, driver: VolumeDriver) -> None:
-        """Adopt or restart the exporters of attached volumes; end those of no attachment and of no reader."""
-        volumes = self._store.volumes_on(self.host)
-        attached = self._store.attachments_of([volume.id for volume in volumes])
-        connected = {volume.id: [a for a in attached.get(volume.id, []) if a.needs_export] for volume in volumes}
-        keep = frozenset(volume_id for volume_id, attachments in attached.items() if attachments)
-        for removed in driver.remove_stale_exports(keep):
-            LOG.info("volume %s: ended an export that no attachment needs", removed)
+        """Have exactly those clients served that the records say are connected.
 
-        def restore(volume: models.Volume) -> None:
-            try:
-                driver.ensure_export(volume, connected[volume.id])
-            except (exc.BackendUnavailable, exc.UnrecoverableDriverError):
-                raise
-            except Exception:
-                LOG.exception("volume %s: its export was not restored; detach and attach it again", volume.id)
-
+        Operations of a driver before this one may run meanwhile, so each volume is held for it.
+        """
+        volumes = {volume.id: volume for volume in self._store.volumes_on(self.host)}
+        for removed in driver.remove_stale_exports(frozenset(volumes)):
+            LOG.info("volume %s: ended the export of a volume that no record knows", removed)
+        # One whose attaching was cut may be exported and not be connected by the record.
+        wanted = (driver.list_exported() | set(self._store.attachments_of(list(volumes)))) & set(volumes)
         with ThreadPoolExecutor(EXPORT_WORKERS, thread_name_prefix=f"exports-{self.host}") as pool:
-            list(pool.map(restore, [volume for volume in volumes if connected[volume.id]]))
+            list(pool.map(lambda volume_id: self._restore(driver, volume_id), sorted(wanted)))
         close_stale_readers(self._store, driver)
+
+    def _restore(self, driver: VolumeDriver, volume_id: str) -> None:
+        lease = self._share(volume_id, HOLD_TIMEOUT_S)
+        if lease is None:
+            LOG.warning("volume %s: something runs on it, which leaves its exports as its record says", volume_id)
+            return
+        try:
+            situation = self._store.look("volume", volume_id)
+            if not isinstance(situation.resource, models.Volume):
+                return
+            connected = [attachment for attachment in situation.attachments if attachment.needs_export]
+            driver.ensure_export(situation.resource, connected)
+        except exc.VolumeNotFound:
+            LOG.debug("volume %s: was deleted meanwhile", volume_id)
+        except (exc.BackendUnavailable, exc.UnrecoverableDriverError, exc.StoreUnavailable):
+            raise
+        except Exception:
+            LOG.exception("volume %s: its export was not restored; detach and attach it again", volume_id)
+        finally:
+            lease.release()

@@ -186,7 +186,10 @@ class VolumeDriver:
         raise NotImplementedError
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
-        """After a restart: adopt the exporter of an attached volume, or start it again."""
+        """After a restart: adopt the exporter of an attached volume, or start it again.
+
+        Exactly these attachments are served then; without any the export ends.
+        """
         raise NotImplementedError
 
     def remove_stale_exports(self, attached_volume_ids: frozenset[str]) -> list[str]:

@@ -269,7 +269,10 @@ class FileDriver(VolumeDriver):
         return models.StorageView(exists=size_bytes is not None, size_bytes=size_bytes)
 
     def ensure_export(self, volume: models.Volume, attachments: Sequence[models.Attachment]) -> None:
-        self.target.ensure(volume, self.local_path(volume), attachments)
+        if attachments:
+            self.target.ensure(volume, self.local_path(volume), attachments)
+        elif self.target is not None:
+            self.target.remove(volume.id)
 
     def remove_stale_exports(self, attached_volume_ids: frozenset[str]) -> list[str]:
         stale = sorted(self.list_exported() - attached_volume_ids)

@@ -598,6 +598,13 @@ class VolumeDriverContract:
         assert world.driver.list_exported() == {kept.id}
         assert world.driver.remove_stale_exports(frozenset({kept.id})) == []
 
+    def test_ensuring_no_attachment_ends_the_export(self, world: World) -> None:
+        volume = world.create_written()
+        world.attach(volume)
+        for _ in range(2):
+            world.driver.ensure_export(volume, [])
+            assert world.driver.list_exported() == frozenset()
+
     def test_deleting_an_exported_volume_ends_its_export(self, world: World) -> None:
         volume = world.create_written()
         world.attach(volume)

@@ -1,8 +1,8 @@
 """Random resets beside everything else that is asked of volumes, daemons killed now and then; then all must agree.
 
-A round is a burst of requests from several threads at a few volumes, often cut by kill -9.  When it is
-over and the daemons have finished what was recorded, ``Agreement`` is asked.  Tests run some rounds, the
-benchmark many; a seed gives the same requests again, though not the same moments.
+A round is a burst of requests from several threads at a few volumes, often cut by kill -9 or beside a reload.
+When it is over and the daemons have finished what was recorded, ``Agreement`` is asked.  Tests run some
+rounds, the benchmark many; a seed gives the same requests again, though not the same moments.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import json
 import random
+import signal
 import threading
 import time
 import urllib.parse
@@ -35,7 +36,7 @@ STEPS = 4  # of each of the others
 OTHERS = 3
 VOLUMES = 4
 MAX_GB = 40
-KILLS = 0.3  # of the rounds
+KILLS, RELOADS = 0.3, 0.3  # of the rounds
 
 Step = tuple[str, str, random.Random]  # what, of which volume, and its choices
 
@@ -50,6 +51,7 @@ class Tally:
 
     rounds: int = 0
     kills: int = 0
+    reloads: int = 0
     answers: collections.Counter[tuple[str, int]] = field(default_factory=collections.Counter)
     refusals: collections.Counter[str] = field(default_factory=collections.Counter)
     longest_s: float = 0.0
@@ -122,28 +124,44 @@ class ResetSoak:
         others = ["attach", "detach", "extend", "delete"]
         plans += [self._plan(others, [9, 3, 2, 1], STEPS) for _ in range(OTHERS)]
         threads = [threading.Thread(target=self._follow, args=(plan,), name="soak", daemon=True) for plan in plans]
-        victims = self._choose_victims() if self._rng.random() < KILLS else []
-        moment_s, away_s = self._rng.uniform(0, 0.25), self._rng.choice([0.0, 0.0, 0.3])
+        disturb = self._choose_disturbance()
         for thread in threads:
             thread.start()
-        if victims:
-            time.sleep(moment_s)
-            for victim in victims:
-                victim.kill()
-            self.tally.kills += 1
-            self._note(f"killed {' and '.join(victim.program for victim in victims)}, {moment_s:.3f} s after the start")
-            time.sleep(away_s)
-            for victim in victims:
-                victim.start()
+        disturb()
         for thread in threads:
             thread.join(SETTLE_S)
             if thread.is_alive():
                 raise self._failed(["a request has not been answered"])
 
-    def _choose_victims(self) -> list[Daemon]:
-        if self._api is self._daemon:
-            return [self._daemon]
-        return self._rng.choice([[self._daemon], [self._daemon], [self._api], [self._api, self._daemon]])
+    def _choose_disturbance(self) -> Callable[[], None]:
+        draw, moment_s = self._rng.random(), self._rng.uniform(0, 0.25)
+        victims = [self._daemon]
+        if self._api is not self._daemon:
+            victims = self._rng.choice([[self._daemon], [self._daemon], [self._api], [self._api, self._daemon]])
+        away_s = self._rng.choice([0.0, 0.0, 0.3])
+        if draw < KILLS:
+            return lambda: self._kill(victims, moment_s, away_s)
+        if draw < KILLS + RELOADS:
+            return lambda: self._reload(moment_s)
+        return lambda: None
+
+    def _kill(self, victims: list[Daemon], moment_s: float, away_s: float) -> None:
+        time.sleep(moment_s)
+        for victim in victims:
+            victim.kill()
+        self.tally.kills += 1
+        self._note(f"killed {' and '.join(victim.program for victim in victims)}, {moment_s:.3f} s after the start")
+        time.sleep(away_s)
+        for victim in victims:
+            victim.start()
+
+    def _reload(self, moment_s: float) -> None:
+        """Give the backend another driver."""
+        time.sleep(moment_s)
+        self.tally.reloads += 1
+        self._daemon.configure({}, {"file": {"reserved_percentage": self.tally.reloads % 10}})
+        self._daemon.signal(signal.SIGHUP)
+        self._note(f"reloaded, {moment_s:.3f} s after the start")
 
     def _plan(self, wanted: list[str], weights: list[int], count: int) -> list[Step]:
         """Half of what one thread asks is about one volume."""
