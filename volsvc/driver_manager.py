@@ -24,8 +24,9 @@ from volsvc.generations import CurrentGeneration, Generation
 from volsvc.init_attempt import Step, StepFailed, run_once
 from volsvc.initializer import DriverInitializer, InitState, InitStatus
 from volsvc.operations import Handler, OperationControl, OperationRunner, Result, RunnerSettings
-from volsvc.ports import Clock, Notifier, Store
+from volsvc.ports import Clock, Doorbell, NobodyRings, Notifier, Query, Store
 from volsvc.service_row import ServiceRow
+from volsvc.states import SHOWN_TO_OTHERS
 
 LOG = logging.getLogger(__name__)
 
@@ -75,9 +76,11 @@ class DriverManager(Generic[DriverT, StatsT, SettingsT]):
         notifier: Notifier,
         load_blueprint: Load[DriverT],
         settings: SettingsT,
+        doorbell: Doorbell | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.host = host
+        self._doorbell = doorbell or NobodyRings()
         self.instance = instance
         self._store = store
         self.row = ServiceRow(
@@ -115,6 +118,7 @@ class DriverManager(Generic[DriverT, StatsT, SettingsT]):
             settings=settings.runner,
             is_accepting=lambda: self.initializer.is_ready and not self._is_swapping,
             on_unavailable=self._on_unavailable,
+            on_ended=self._ring_those_who_waited,
             has_express_lane=True,
             clock=clock,
         )
@@ -427,6 +431,18 @@ class DriverManager(Generic[DriverT, StatsT, SettingsT]):
         self.row.write({"capabilities": self._capabilities(stats)})
 
     # -- operations -----------------------------------------------------------------------------
+
+    def _ring_those_who_waited(self, operation: models.Operation) -> None:
+        """A restore waits in another daemon for the volume that is made for it, a forced delete for a restore."""
+        if operation.action not in SHOWN_TO_OTHERS:
+            return
+        ids = [operation.resource_id, *([operation.second_id] if operation.second_id else [])]
+        hosts: set[str] = set()
+        for column in ("resource_id", "second_id"):
+            waiting = self._store.list_operations(Query(filters={column: ids, "state": "queued"}))
+            hosts |= {found.host for found in waiting.items if found.host}
+        for host in sorted(hosts):
+            self._doorbell.ring(host)
 
     def _find_handler(self, action: str) -> Handler | None:
         own = self._find_own_handler(action)

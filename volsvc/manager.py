@@ -20,7 +20,7 @@ from volsvc.driver_init import Blueprint
 from volsvc.driver_manager import Action, DriverManager, DriverManagerSettings
 from volsvc.drivers.base import VolumeDriver
 from volsvc.operations import Handler, OperationControl, Result
-from volsvc.ports import Clock, Notifier, Query, Store
+from volsvc.ports import Clock, Doorbell, Notifier, Query, Store
 from volsvc.reset_work import ResetSettings, ResetWork
 from volsvc.volume_actions import VolumeActions
 from volsvc.volume_init import VolumeInit
@@ -56,6 +56,7 @@ class VolumeManager(DriverManager[VolumeDriver, models.BackendStats, ManagerSett
         notifier: Notifier,
         load_blueprint: BlueprintLoader,
         settings: ManagerSettings,
+        doorbell: Doorbell | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(
@@ -65,6 +66,7 @@ class VolumeManager(DriverManager[VolumeDriver, models.BackendStats, ManagerSett
             notifier=notifier,
             load_blueprint=load_blueprint,
             settings=settings,
+            doorbell=doorbell,
             clock=clock,
         )
         self._actions = VolumeActions(store)

@@ -77,7 +77,8 @@ class OperationRunner:
     ``has_express_lane``: also run what doesn't stand in line.  ``claim_hosts`` are the names that
     operations are recorded under, when that is not ``host``.  ``find_handler`` maps an action to its
     handler, ``is_accepting`` says whether new work may start (the backend is ready),
-    ``on_unavailable`` is told when a handler met ``BackendUnavailable``.
+    ``on_unavailable`` is told when a handler met ``BackendUnavailable``, ``on_ended`` of each operation whose
+    end was written here.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class OperationRunner:
         settings: RunnerSettings,
         is_accepting: Callable[[], bool] = lambda: True,
         on_unavailable: Callable[[exc.BackendUnavailable], None] = lambda error: None,
+        on_ended: Callable[[models.Operation], None] = lambda operation: None,
         claim_hosts: Callable[[], Sequence[str]] | None = None,
         has_express_lane: bool = False,
         clock: Clock = time.monotonic,
@@ -103,6 +105,7 @@ class OperationRunner:
         self._settings = settings
         self._is_accepting = is_accepting
         self._on_unavailable = on_unavailable
+        self._on_ended = on_ended
         self._clock = clock
         self.locks = ResourceLocks()
         self._bell = threading.Event()
@@ -261,6 +264,10 @@ class OperationRunner:
             while len(self._ended) > REMEMBERED_ENDS:
                 self._ended.popitem(last=False)
             self._changed.notify_all()
+        try:
+            self._on_ended(operation)
+        except exc.StoreUnavailable as error:
+            LOG.warning("operation %s: who waits for its end is not told: %s", operation.id, error)
 
     # -- dispatching ---------------------------------------------------------------------
 

@@ -379,6 +379,10 @@ _TABLE: tuple[Transition, ...] = (
 TRANSITIONS: dict[str, Transition] = {row.action: row for row in _TABLE}
 AHEAD = frozenset(row.action for row in _TABLE if row.standing is Standing.AHEAD)
 ASIDE = frozenset(row.action for row in _TABLE if row.standing is Standing.ASIDE)
+#: Actions whose end another daemon may wait for, because they are about what is another's too.
+SHOWN_TO_OTHERS = frozenset(
+    row.action for row in _TABLE if row.second is not None and row.second.owns_status
+) | frozenset({"volume_create_to_restore"})
 #: Actions whose second resource nobody waits for.
 UNHELD = frozenset(row.action for row in _TABLE if row.second is not None and not row.second.is_held)
 

@@ -46,6 +46,7 @@ class ServedBackend(ServedManager[VolumeManager]):
             notifier=foundations.notifier,
             load_blueprint=blueprint_loader(settings, backend),
             settings=manager_settings(settings, backend),
+            doorbell=foundations.doorbell,
         )
         super().__init__(foundations, manager)
 

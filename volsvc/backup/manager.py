@@ -74,6 +74,7 @@ class BackupManager(DriverManager[BackupDriver, BackupStats, BackupManagerSettin
             notifier=notifier,
             load_blueprint=load_blueprint,
             settings=settings,
+            doorbell=doorbell,
             clock=clock,
         )
         self._volumes = VolumeAccess(
