@@ -179,10 +179,22 @@ class DriverInit(Generic[DriverT, StatsT]):
                 f"takes another {words.storage} after 'volsvc-manage service forget-storage {self.host}')"
             )
         if found is None:
-            found = str(uuid.uuid4())
-            driver.write_identity(found)
+            found = self._mark(driver)
         self.check_owner(found, services)
         candidate.identity = found
+
+    @staticmethod
+    def _mark(driver: DriverT) -> str:
+        identity = str(uuid.uuid4())
+        try:
+            driver.write_identity(identity)
+        except exc.BackendUnavailable:
+            # Another service that came to this new storage at the same time may have been quicker.
+            found = driver.read_identity()
+            if found is None:
+                raise
+            return found
+        return identity
 
     def _read_stats(self, candidate: Candidate[DriverT, StatsT]) -> None:
         candidate.stats = self.read_stats(candidate.require_driver())
