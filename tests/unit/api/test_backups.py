@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import base64
 import json
+import pathlib
 from typing import Any
 
 import pytest
 
 from tests.unit.api.harness import BACKUP_HOST, STORE_UUID, ApiHarness, add_backup_service, add_service
 from volsvc import models
+from volsvc.api.policies import Policy
 from volsvc.ports import Store
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
@@ -340,6 +342,30 @@ def test_without_a_backend_for_the_new_volume_nothing_is_recorded(api: ApiHarnes
     assert backup_status(api, backup_id) == "available"
 
 
+@pytest.mark.parametrize("action", ["volume_create_to_restore", "backup_restore_to_new"])
+def test_a_restore_that_is_cancelled_leaves_nothing_stuck(api: ApiHarness, action: str) -> None:
+    backup_id = api.new_backup(api.new_volume()["id"])["id"]
+    answer = api.post(f"/v3/backups/{backup_id}/restore", {"restore": {}})
+    volume_id = answer.body["restore"]["volume_id"]
+    assert api.post(f"/v3/operations/{only(api, action).id}/action", {"os-cancel": {}}).status == 202
+    api.work(state="failed", error="its volume is not there")
+    assert backup_status(api, backup_id) == "available"
+    left = api.get(f"/v3/volumes/{volume_id}")
+    assert left.status == 404 or left.body["volume"]["status"].startswith("error")
+    assert api.store.list_stuck() == []
+
+
+def test_a_new_volume_that_could_not_be_made_can_be_deleted(api: ApiHarness) -> None:
+    backup_id = api.new_backup(api.new_volume()["id"])["id"]
+    answer = api.post(f"/v3/backups/{backup_id}/restore", {"restore": {}})
+    volume_id = answer.body["restore"]["volume_id"]
+    api.work(state="failed", error="no room")
+    assert (volume_status(api, volume_id), backup_status(api, backup_id)) == ("error", "available")
+    assert api.delete(f"/v3/volumes/{volume_id}").status == 202
+    api.work()
+    assert api.get(f"/v3/volumes/{volume_id}").status == 404
+
+
 def test_an_existing_volume_is_overwritten(api: ApiHarness) -> None:
     backup_id = api.new_backup(api.new_volume(size=2)["id"])["id"]
     target = api.new_volume(size=3, name="target")
@@ -390,6 +416,17 @@ def test_a_volume_is_created_from_a_backup_since_3_47(api: ApiHarness) -> None:
     api.work()
     shown = api.get(f"/v3/volumes/{made.body['volume']['id']}").body["volume"]
     assert (shown["status"], shown["size"], shown["name"], shown["metadata"]) == ("available", 4, "bigger", {"k": "v"})
+
+
+def test_whoever_may_not_restore_creates_no_volume_from_a_backup_either(store: Store, tmp_path: pathlib.Path) -> None:
+    add_service(store)
+    add_backup_service(store)
+    rules = tmp_path / "policy.yaml"
+    rules.write_text('"backup:restore": "!"\n')
+    api = ApiHarness(store, policy=Policy(str(rules)))
+    backup_id = api.new_backup(api.new_volume()["id"])["id"]
+    assert api.post(f"/v3/backups/{backup_id}/restore", {"restore": {}}).status == 403
+    assert api.post("/v3/volumes", {"volume": {"backup_id": backup_id}}).status == 403
 
 
 # -- lists and changes -----------------------------------------------------------------------------
