@@ -44,7 +44,9 @@ class BackupInit(DriverInit[BackupDriver, BackupStats]):
         return BackupStats(driver.context.name, str(driver), driver.free_bytes())
 
     def has_records(self) -> bool:
-        return has_backups(self._store, self.host)
+        # What runs now may be storing the first one.
+        running = Query(filters={"host": self.host, "state": "running"}, limit=1)
+        return has_backups(self._store, self.host) or bool(self._store.list_operations(running).items)
 
 
 def has_backups(store: Store, host: str) -> bool:
