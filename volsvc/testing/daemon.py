@@ -41,7 +41,7 @@ class Daemon:
     """One daemon program on one directory; several may share a directory.
 
     ``options`` go to [DEFAULT], ``groups`` are further groups.  ``url`` is where its API listens,
-    when it has one.
+    when it has one.  ``wrapper``: a command that ends by becoming the daemon.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Daemon:
         self.config = self.root / "cinder.conf"
         self.url = ""
         self.environment: dict[str, str] = {}
+        self.wrapper: tuple[str, ...] = ()
         self.process: subprocess.Popen[str] | None = None
         if options is not None or not self.config.exists():
             self.configure(options or {}, groups or {})
@@ -93,6 +94,7 @@ class Daemon:
     def start(self, *, wait: bool = True) -> Self:
         """Start it and wait until every part of it has started; ``RuntimeError`` with its words if it ends."""
         command = [
+            *self.wrapper,
             str(pathlib.Path(sys.executable).parent / self.program),
             "--config-file",
             str(self.config),
