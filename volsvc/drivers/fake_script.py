@@ -8,8 +8,8 @@ real daemons read it from a file at each call, so that a test can steer a runnin
 
 ``fail``: that many calls, or true for all; ``skip``: calls that go well before; ``error``: a
 class of ``volsvc.exceptions`` or a builtin by name, BaseException included (in the process also
-an object to raise); ``delay_s``; ``hang``: until the rule is gone; ``when``: all this "before"
-(the default) or "after" the method did its work.
+an object to raise); ``delay_s``; ``hang``: those after ``skip``, until the rule is gone; ``when``:
+all this "before" (the default) or "after" the method did its work.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Script:
         if is_after:
             yield
         self._delay(float(rule.get("delay_s", 0)), work or NoWork(), total_bytes)
-        while self._rule(method).get("hang"):
+        while number > int((now := self._rule(method)).get("skip", 0)) and now.get("hang"):
             time.sleep(_SLICE_S)
         if self._is_failing(rule, number):
             raise _error(rule, method)

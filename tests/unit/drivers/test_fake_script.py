@@ -52,8 +52,9 @@ def test_any_error_class_may_be_named(name: str, expected: type[BaseException]) 
         call(Script({"*": {"fail": 1, "error": name}}), "do_setup")
 
 
-def test_hang_lasts_until_the_rule_is_gone() -> None:
-    script = Script({"do_setup": {"hang": True}})
+def test_calls_hang_after_those_to_be_skipped_and_until_the_rule_is_gone() -> None:
+    script = Script({"do_setup": {"hang": True, "skip": 1}})
+    call(script, "do_setup")
     done = threading.Event()
 
     def run() -> None:
