@@ -105,6 +105,13 @@ def test_a_directory_of_ones_own_is_never_made(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "unmounted").exists()
 
 
+def test_nothing_is_left_in_a_directory_before_it_is_known_whose_it_is(store: pathlib.Path) -> None:
+    driver = PosixHarness(store).new_driver()
+    driver.do_setup()
+    driver.check()
+    assert list(store.iterdir()) == []
+
+
 def test_a_relative_directory_is_a_configuration_error() -> None:
     with pytest.raises(exc.DriverConfigurationError, match="backup_posix_path"):
         PosixHarness(pathlib.Path("backups")).new_driver().do_setup()

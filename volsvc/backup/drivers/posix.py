@@ -69,8 +69,13 @@ class PosixBackupDriver(BackupDriver):
                 raise translate(error, "create the backup store", self.path) from error
 
     def check(self) -> None:
-        with self._opened("check it", is_marker=self._identity is None) as root:
-            posix_files.check_writable(root)
+        is_known = self._identity is not None
+        with self._opened("check it", is_marker=not is_known) as root:
+            # As long as nobody knows whose directory this is, nothing is left in it.
+            if is_known:
+                posix_files.check_writable(root)
+            else:
+                posix_files.check_access(root)
 
     # -- objects -----------------------------------------------------------------------------
 

@@ -144,6 +144,14 @@ def sweep(root: int) -> list[str]:
     return gone
 
 
+def check_access(root: int) -> None:
+    """Raise OSError when it is plain that nothing can be made here; changes nothing."""
+    if not os.access(".", os.W_OK | os.X_OK, dir_fd=root):
+        is_read_only = os.fstatvfs(root).f_flag & os.ST_RDONLY
+        code = errno.EROFS if is_read_only else errno.EACCES
+        raise OSError(code, os.strerror(code))
+
+
 def check_writable(root: int) -> None:
     """Raise OSError unless a file can be made and deleted here."""
     with _closing(_make_directory(root, [PART_DIRECTORY])) as parts:
