@@ -23,7 +23,9 @@ NO_VOLUME = "00000000-0000-0000-0000-000000000000"
 
 _MAX_TEXT = 255
 _MAX_SIZE_GB = 2**31 - 1
+_FIRST_YEAR = 1970  # not every database takes those before the year 1000
 _UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 # Names of the record's text: Cinder's name of it, ours.
 _TEXTS = {
     "display_name": "name",
@@ -108,6 +110,8 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
         return None
     if not isinstance(value, str) or len(value) > _MAX_TEXT or not _is_storable(value):
         raise _wrong(name, f"a text of at most {_MAX_TEXT} characters")
+    if name != "display_description" and _CONTROLS.search(value):
+        raise _wrong(name, "one line of text")
     return value
 
 
@@ -127,9 +131,13 @@ def _moment(record: Mapping[str, Any], name: str) -> dt.datetime | None:
         return None
     try:
         moment = dt.datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    except (TypeError, ValueError, OverflowError):
         raise _wrong(name, "a time in ISO 8601") from None
-    return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
+    if moment.year < _FIRST_YEAR:
+        raise _wrong(name, f"a time not before {_FIRST_YEAR}")
+    return moment
 
 
 def _is_storable(text: str) -> bool:

@@ -107,7 +107,8 @@ class BackupRequests(RequestBase):
         """
         backup = self._get_backup(context, backup_id)
         if not backup.is_stored and TRANSITIONS["backup_forget"].first.may_start_from(backup.status):
-            self._submit(Intent("backup_forget", context, backup_id, guards=Guards(never_stored=backup_id)))
+            forget = Intent("backup_forget", context, backup_id, guards=Guards(never_stored=backup_id))
+            self._submit(*self._give_back(context, backup), forget)
             return
         action = "backup_force_delete" if force else "backup_delete"
         if not TRANSITIONS[action].first.may_start_from(backup.status):
@@ -116,6 +117,25 @@ class BackupRequests(RequestBase):
             )
         service = backup_daemons.find_for_backup(self._store.list_services(), backup)
         self._submit(Intent(action, context, backup_id, host=service.host, cancel_open=force))
+
+    def _give_back(self, context: models.RequestContext, backup: models.Backup) -> list[Intent]:
+        """The deletion of a temporary snapshot that a daemon which was cut has left: its only trace is the record."""
+        if backup.temp_snapshot_id is None:
+            return []
+        try:
+            snapshot = self._store.get_snapshot(backup.temp_snapshot_id)
+        except exc.SnapshotNotFound:
+            return []
+        return [
+            Intent(
+                "backup_snapshot_delete",
+                context,
+                snapshot.id,
+                second_id=snapshot.volume_id,
+                host=models.backend_of(snapshot.host or ""),
+                cancel_open=True,
+            )
+        ]
 
     # -- records that travel ----------------------------------------------------------------
 

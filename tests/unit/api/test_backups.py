@@ -10,7 +10,7 @@ import pytest
 from tests.unit.api.harness import BACKUP_HOST, STORE_UUID, ApiHarness, add_backup_service, add_service
 from volsvc import models
 from volsvc.api.policies import Policy
-from volsvc.ports import Store
+from volsvc.ports import Intent, Store
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 BASE = {
@@ -282,6 +282,29 @@ def test_what_never_reached_a_store_is_deleted_while_every_daemon_is_down(api: A
     assert api.get(f"/v3/backups/{backup_id}").status == 404
 
 
+def test_what_a_daemon_that_was_cut_has_left_of_the_backup_goes_too(api: ApiHarness) -> None:
+    volume_id = api.new_volume()["id"]
+    attach(api, volume_id)
+    made = api.post("/v3/backups", {"backup": {"volume_id": volume_id, "force": True}})
+    backup_id = made.body["backup"]["id"]
+    reading = api.store.claim(only(api, "backup_create").id, "daemon")
+    assert reading is not None
+    snapshot = models.Snapshot(
+        *("5a5a5a5a-0000-4000-8000-000000000000", volume_id, 1, "", "project", "user"), host="node@file#file"
+    )
+    api.store.note(reading, {"temp_snapshot_id": snapshot.id})
+    context = models.RequestContext("user", "project")
+    api.store.submit(Intent("backup_snapshot_create", context, snapshot.id, host="node@file", insert=snapshot))
+    api.work()
+    report(api, BACKUP_HOST, state="stopped")
+    assert api.post(f"/v3/backups/{backup_id}/action", {"os-reset_status": {"status": "error"}}).status == 202
+    assert api.delete(f"/v3/backups/{backup_id}").status == 202
+    assert api.get(f"/v3/backups/{backup_id}").status == 404
+    api.work()
+    assert api.get(f"/v3/snapshots/{snapshot.id}").status == 404
+    assert volume_status(api, volume_id) == "in-use"
+
+
 def test_one_in_error_of_which_something_is_stored_needs_its_daemon(api: ApiHarness) -> None:
     backup_id = api.new_backup(api.new_volume()["id"])["id"]
     path = f"/v3/backups/{backup_id}"
@@ -529,6 +552,10 @@ def test_only_an_available_backup_is_exported(api: ApiHarness) -> None:
         ({"metadata": []}, None),
         ({"metadata": [1]}, "metadata"),
         ({"data_timestamp": "yesterday"}, "data_timestamp"),
+        ({"data_timestamp": 5}, "data_timestamp"),
+        ({"data_timestamp": "0001-01-01T00:00:00+23:00"}, "data_timestamp"),
+        ({"data_timestamp": "0999-01-01T00:00:00"}, "data_timestamp"),
+        ({"volume_name": "two\nlines"}, "volume_name"),
         ({"store_uuid": "x"}, "store_uuid"),
         ({"version": 2}, "version 2"),
     ],
