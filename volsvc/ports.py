@@ -176,7 +176,11 @@ class RequestStore(Protocol):
     def get_volume(self, volume_id: str, *, project_id: str | None = None) -> models.Volume: ...
     def list_volumes(self, query: Query, *, with_count: bool = False) -> Page[models.Volume]: ...
     def update_volume(self, volume_id: str, changes: Mapping[str, Any]) -> models.Volume:
-        """Write columns that are not a status (name, description, metadata, is_bootable)."""
+        """Write columns that are not a status (name, description, metadata, is_bootable).
+
+        A ``metadata`` that is a function makes the new one of a copy of the old, in the same transaction;
+        what it raises passes and nothing is written.  So for snapshots and backups.
+        """
 
     def summarise_volumes(self, query: Query) -> tuple[int, int, dict[str, list[str]]]:
         """Count, GiB in all, and each metadata key with its distinct values."""

@@ -267,6 +267,9 @@ class SqlStore:
         def update(connection: sa.Connection) -> T:
             table = kind.table
             values = {**changes, "updated_at": self._now()}
+            if callable(values.get("metadata")):
+                row = connection.execute(sa.select(table.c.metadata).where(table.c.id == record_id).with_for_update())
+                values["metadata"] = values["metadata"](dict(row.scalar_one_or_none() or {}))
             connection.execute(sa.update(table).where(table.c.id == record_id).values(values))
             return queries.get(connection, kind, record_id)
 

@@ -1,7 +1,7 @@
 """Metadata of volumes and snapshots: the same five requests on either.
 
-A change reads the record, changes the copy and writes it whole.  From 3.15 on a client can
-guard itself against another's change in between with the ETag of what it read.
+A change is made of what is there in the transaction that writes it, so that two changes at once are
+both kept.  From 3.15 on a client can guard itself with the ETag of what it read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from volsvc.api.schemas import volumes as schemas
 from volsvc.api.table import Handler, Reply, Row
 
 Read = Callable[[Call, str], Mapping[str, str]]
-Write = Callable[[Call, str, dict[str, str]], Mapping[str, str]]
+Edit = Callable[[dict[str, str]], dict[str, str]]
+Write = Callable[[Call, str, Edit], Mapping[str, str]]
 
 
 def rows(base: str, read: Read, write: Write, rules: Mapping[str, str]) -> tuple[Row, ...]:
@@ -27,11 +28,11 @@ def rows(base: str, read: Read, write: Write, rules: Mapping[str, str]) -> tuple
     collection, item = f"{base}/metadata", f"{base}/metadata/{{key}}"
     return (
         Row("GET", collection, _show_all(read), rules["get"]),
-        Row("POST", collection, _merge(read, write), rules["create"], schemas=schemas.METADATA),
-        Row("PUT", collection, _replace(read, write), rules["update"], schemas=schemas.METADATA),
+        Row("POST", collection, _merge(write), rules["create"], schemas=schemas.METADATA),
+        Row("PUT", collection, _replace(write), rules["update"], schemas=schemas.METADATA),
         Row("GET", item, _show(read), rules["get"]),
-        Row("PUT", item, _update(read, write), rules["update"], schemas=schemas.METADATA_ITEM),
-        Row("DELETE", item, _delete(read, write), rules["delete"]),
+        Row("PUT", item, _update(write), rules["update"], schemas=schemas.METADATA_ITEM),
+        Row("DELETE", item, _delete(write), rules["delete"]),
     )
 
 
@@ -57,20 +58,20 @@ def _show_all(read: Read) -> Handler:
     return show_all
 
 
-def _merge(read: Read, write: Write) -> Handler:
+def _merge(write: Write) -> Handler:
     def merge(call: Call) -> dict[str, Any]:
-        resource_id = call.params["id"]
-        merged = {**read(call, resource_id), **call.body["metadata"]}
-        return {"metadata": dict(write(call, resource_id, merged))}
+        return {"metadata": dict(write(call, call.params["id"], lambda found: {**found, **call.body["metadata"]}))}
 
     return merge
 
 
-def _replace(read: Read, write: Write) -> Handler:
+def _replace(write: Write) -> Handler:
     def replace(call: Call) -> dict[str, Any]:
-        resource_id = call.params["id"]
-        _check_etag(call, read(call, resource_id))
-        return {"metadata": dict(write(call, resource_id, dict(call.body["metadata"])))}
+        def edit(found: dict[str, str]) -> dict[str, str]:
+            _check_etag(call, found)
+            return dict(call.body["metadata"])
+
+        return {"metadata": dict(write(call, call.params["id"], edit))}
 
     return replace
 
@@ -86,26 +87,32 @@ def _show(read: Read) -> Handler:
     return show
 
 
-def _update(read: Read, write: Write) -> Handler:
+def _update(write: Write) -> Handler:
     def update(call: Call) -> dict[str, Any]:
-        resource_id, key, item = call.params["id"], call.params["key"], call.body["meta"]
+        key, item = call.params["key"], call.body["meta"]
         if key not in item:
             raise exc.InvalidInput("Request body and URI mismatch: the key in both must be the same")
-        metadata = read(call, resource_id)
-        _check_etag(call, metadata)
-        write(call, resource_id, {**metadata, **item})
+
+        def edit(found: dict[str, str]) -> dict[str, str]:
+            _check_etag(call, found)
+            return {**found, **item}
+
+        write(call, call.params["id"], edit)
         return {"meta": item}
 
     return update
 
 
-def _delete(read: Read, write: Write) -> Handler:
+def _delete(write: Write) -> Handler:
     def delete(call: Call) -> None:
-        resource_id, key = call.params["id"], call.params["key"]
-        metadata = dict(read(call, resource_id))
-        if key not in metadata:
-            raise exc.MetadataNotFound(id=key)
-        del metadata[key]
-        write(call, resource_id, metadata)
+        key = call.params["key"]
+
+        def edit(found: dict[str, str]) -> dict[str, str]:
+            if key not in found:
+                raise exc.MetadataNotFound(id=key)
+            del found[key]
+            return found
+
+        write(call, call.params["id"], edit)
 
     return delete

@@ -106,8 +106,8 @@ def _read_metadata(call: Call, snapshot_id: str) -> Mapping[str, str]:
     return call.api.get_snapshot(call.ctx, snapshot_id).metadata
 
 
-def _write_metadata(call: Call, snapshot_id: str, changed: dict[str, str]) -> Mapping[str, str]:
-    return call.api.update_snapshot(call.ctx, snapshot_id, {"metadata": changed}).metadata
+def _write_metadata(call: Call, snapshot_id: str, edit: metadata.Edit) -> Mapping[str, str]:
+    return call.api.update_snapshot(call.ctx, snapshot_id, {"metadata": edit}).metadata
 
 
 ROWS = (

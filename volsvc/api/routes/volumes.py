@@ -193,8 +193,8 @@ def _read_metadata(call: Call, volume_id: str) -> Mapping[str, str]:
     return call.api.get(call.ctx, volume_id).metadata
 
 
-def _write_metadata(call: Call, volume_id: str, changed: dict[str, str]) -> Mapping[str, str]:
-    return call.api.update(call.ctx, volume_id, {"metadata": changed}).metadata
+def _write_metadata(call: Call, volume_id: str, edit: metadata.Edit) -> Mapping[str, str]:
+    return call.api.update(call.ctx, volume_id, {"metadata": edit}).metadata
 
 
 ROWS = (

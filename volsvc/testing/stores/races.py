@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TypeVar
 
+import pytest
+
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.ports import CapacityClaim, Guards, Intent, Outcome, Query, Store
@@ -128,6 +130,27 @@ class RaceContract:
                 lambda i=operation.id: store.claim(i, "me") is not None,  # type: ignore[misc]
             ]
             assert together(jobs).count(True) == 1
+
+    def test_changes_of_metadata_at_once_are_all_kept(self, store: Store) -> None:
+        volume = b.add_volume(store)
+
+        def add(number: int) -> None:
+            for turn in range(5):
+                key = f"{number}-{turn}"
+                store.update_volume(volume.id, {"metadata": lambda found, key=key: {**found, key: "kept"}})
+
+        together([lambda n=n: add(n) for n in range(6)])  # type: ignore[misc]
+        assert len(store.get_volume(volume.id).metadata) == 30
+
+    def test_an_edit_of_metadata_that_raises_writes_nothing(self, store: Store) -> None:
+        volume = b.add_volume(store, metadata={"k": "v"})
+
+        def refuse(found: dict[str, str]) -> dict[str, str]:
+            raise exc.MetadataNotFound(id="key")
+
+        with pytest.raises(exc.MetadataNotFound):
+            store.update_volume(volume.id, {"name": "new", "metadata": refuse})
+        assert store.get_volume(volume.id) == volume
 
     def test_two_processes_share_a_database(self, store: Store, open_store: OpenStore) -> None:
         store.register_service(b.HOST, "volsvc-volume", {})
