@@ -112,6 +112,11 @@ class BackupDriverContract:
         with pytest.raises(exc.BackendUnavailable, match="damaged"):
             driver.read_identity()
 
+    def test_a_store_of_a_later_format_is_not_used(self, driver: BackupDriver) -> None:
+        driver.put(MARKER_NAME, b'{"format": 2, "uuid": "%s"}' % str(driver.identity).encode())
+        with pytest.raises(exc.BackendUnavailable, match="format 2"):
+            driver.check_identity()
+
     def test_a_swapped_store_is_noticed_and_left_alone(
         self, harness: BackupDriverHarness, driver: BackupDriver
     ) -> None:

@@ -211,13 +211,23 @@ def check_prefix(prefix: str) -> str:
 
 
 def parse_marker(text: bytes, store: str) -> str:
-    """The UUID in a marker.  Raises ``BackendUnavailable`` for one that can't be understood."""
+    """The UUID in a marker.
+
+    Raises ``BackendUnavailable`` for one that can't be understood, and for a store that is laid out otherwise:
+    there even what this program deletes might be another backup's.
+    """
     try:
-        return str(uuid.UUID(json.loads(text)["uuid"]))
+        marker = json.loads(text)
+        identity, layout = str(uuid.UUID(marker["uuid"])), marker["format"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise exc.BackendUnavailable(
             reason=f"the marker {MARKER_NAME} of {store} is damaged; restore it from a copy of the store"
         ) from None
+    if layout != MARKER_FORMAT:
+        raise exc.BackendUnavailable(
+            reason=f"{store} has the format {layout}, this program knows {MARKER_FORMAT}; upgrade it"
+        )
+    return identity
 
 
 def require_identity(found: str | None, expected: str | None, store: str) -> None:
