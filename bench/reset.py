@@ -5,8 +5,9 @@ directory and measures resets to available, answered when the storage has severe
 volume without attachments, and with real clients connected.  Prints a table; ends by itself.
 
 ``--soak N`` instead does N random resets, unforced, to available or in-use, against attaches, detaches,
-extends and deletes of the same volumes, with kill -9 of the daemons now and then: half of them with one
-daemon for all, half with the API in a process of its own.  After each round all must agree.
+extends and deletes of the same volumes, with kill -9 of the daemons, reloads and outages of the storage now
+and then: half of them with one daemon for all, half with the API in a process of its own.  After each round
+all must agree.
 
     python bench/reset.py [--count 200] [--quick]
     python bench/reset.py --soak 1000 [--seed S]
@@ -28,7 +29,7 @@ from typing import Any
 
 from volsvc.testing.daemon import Daemon, wait_until
 from volsvc.testing.nbd_client import NbdClient
-from volsvc.testing.reset_soak import CUT, RESETS, ResetSoak, Tally
+from volsvc.testing.reset_soak import CUT, OPTIONS, RESETS, ResetSoak, Tally
 
 CONNECTOR = {"host": "bench", "ip": "127.0.0.1", "initiator": "bench", "os_type": "linux", "platform": "x86_64"}
 MANY = 10
@@ -137,7 +138,7 @@ def soak(resets: int, seed: int) -> None:
         ("the API in a process of its own", -(-resets // RESETS) - half, "volsvc-api"),
     ):
         started = time.monotonic()
-        with Daemon() as first:
+        with Daemon(options=OPTIONS) as first:
             if api_program is None:
                 api = daemon = first.start()
             else:
@@ -161,7 +162,8 @@ def report(name: str, tally: Tally, took_s: float) -> None:
     others = sum(tally.answers.values()) - tally.count("reset")
     print(f"{name}: {took_s:.0f} s")
     rows = {
-        "rounds, with kill -9, with a reload": f"{tally.rounds}, {tally.kills}, {tally.reloads}",
+        "rounds": f"{tally.rounds}",
+        "of them with kill -9, a reload, an outage": f"{tally.kills}, {tally.reloads}, {tally.outages}",
         "resets: done, refused, cut": f"{tally.count('reset', 202)}, {_refused(tally, 'reset')}, "
         f"{tally.count('reset', CUT)}",
         "other requests: refused, cut": f"{others}: {_refused(tally, '') - _refused(tally, 'reset')}, "

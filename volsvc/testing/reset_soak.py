@@ -1,8 +1,9 @@
 """Random resets beside everything else that is asked of volumes, daemons killed now and then; then all must agree.
 
-A round is a burst of requests from several threads at a few volumes, often cut by kill -9 or beside a reload.
-When it is over and the daemons have finished what was recorded, ``Agreement`` is asked.  Tests run some
-rounds, the benchmark many; a seed gives the same requests again, though not the same moments.
+A round is a burst of requests from several threads at a few volumes, often cut by kill -9, or beside a reload
+or an outage of the storage.  When it is over and the daemons have finished what was recorded, ``Agreement``
+is asked.  Tests run some rounds, the benchmark many; a seed gives the same requests again, though not the
+same moments.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from volsvc.db.engine import create_engine
 from volsvc.db.store import SqlStore
+from volsvc.drivers.marker import MARKER_NAME
 from volsvc.ports import Query
 from volsvc.testing.agreement import Agreement, Clients
 from volsvc.testing.daemon import Daemon, wait_until
@@ -36,7 +38,8 @@ STEPS = 4  # of each of the others
 OTHERS = 3
 VOLUMES = 4
 MAX_GB = 40
-KILLS, RELOADS = 0.3, 0.3  # of the rounds
+KILLS, RELOADS, OUTAGES = 0.3, 0.2, 0.2  # of the rounds
+OPTIONS = {"backend_stats_polling_interval": 1}  # of the daemons, so that a lost backend is soon back
 
 Step = tuple[str, str, random.Random]  # what, of which volume, and its choices
 
@@ -52,6 +55,7 @@ class Tally:
     rounds: int = 0
     kills: int = 0
     reloads: int = 0
+    outages: int = 0
     answers: collections.Counter[tuple[str, int]] = field(default_factory=collections.Counter)
     refusals: collections.Counter[str] = field(default_factory=collections.Counter)
     longest_s: float = 0.0
@@ -68,7 +72,7 @@ class Tally:
 class ResetSoak:
     """``api`` serves the requests and ``daemon`` the storage, both started on one directory; they may be one.
 
-    On the embedded default: the file driver, NBD exports, SQLite.
+    On the embedded default (the file driver, NBD exports, SQLite) and ``OPTIONS``.
     """
 
     def __init__(self, api: Daemon, daemon: Daemon, seed: int) -> None:
@@ -133,16 +137,28 @@ class ResetSoak:
             if thread.is_alive():
                 raise self._failed(["a request has not been answered"])
 
+    def _take_storage_away(self, moment_s: float, away_s: float) -> None:
+        """By its marker: the backend is lost, and initialised again beside what runs."""
+        time.sleep(moment_s)
+        self.tally.outages += 1
+        self._note(f"the storage is away for {away_s} s, {moment_s:.3f} s after the start")
+        marker, away = self._daemon.volumes / MARKER_NAME, self._daemon.root / "marker"
+        marker.rename(away)
+        time.sleep(away_s)
+        away.rename(marker)
+
     def _choose_disturbance(self) -> Callable[[], None]:
         draw, moment_s = self._rng.random(), self._rng.uniform(0, 0.25)
         victims = [self._daemon]
         if self._api is not self._daemon:
             victims = self._rng.choice([[self._daemon], [self._daemon], [self._api], [self._api, self._daemon]])
-        away_s = self._rng.choice([0.0, 0.0, 0.3])
+        away_s = self._rng.choice([0.0, 0.05, 0.3])
         if draw < KILLS:
             return lambda: self._kill(victims, moment_s, away_s)
         if draw < KILLS + RELOADS:
             return lambda: self._reload(moment_s)
+        if draw < KILLS + RELOADS + OUTAGES:
+            return lambda: self._take_storage_away(moment_s, away_s)
         return lambda: None
 
     def _kill(self, victims: list[Daemon], moment_s: float, away_s: float) -> None:
@@ -159,7 +175,7 @@ class ResetSoak:
         """Give the backend another driver."""
         time.sleep(moment_s)
         self.tally.reloads += 1
-        self._daemon.configure({}, {"file": {"reserved_percentage": self.tally.reloads % 10}})
+        self._daemon.configure(OPTIONS, {"file": {"reserved_percentage": self.tally.reloads % 10}})
         self._daemon.signal(signal.SIGHUP)
         self._note(f"reloaded, {moment_s:.3f} s after the start")
 

@@ -6,6 +6,7 @@ programs send.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -13,14 +14,17 @@ import pathlib
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
+import bcrypt
 import pytest
 
 from tests.functional.user import User
 from volsvc.db.engine import create_engine
 from volsvc.db.store import SqlStore
 from volsvc.ports import Correction, Intent
+from volsvc.testing.daemon import Daemon, wait_until
 from volsvc.testing.stores import builders as b
 
 BIN = pathlib.Path(sys.executable).parent
@@ -267,3 +271,40 @@ def test_every_way_of_saying_it_wrong_has_its_answer(user: User) -> None:
     assert user.call("GET", f"{missing}/inspect")[0] == 404
     assert user.operations(volume.id)[0]["action"] == "volume_create"
     user.cinder.volumes.delete(volume.id)
+
+
+def test_only_admins_may_reset_and_each_force_needs_its_own_rule(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    passwords, policy = daemon.root / "htpasswd", daemon.root / "policy.yaml"
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    passwords.write_text(f"admin:{hashed}\nbob:{hashed}\n")
+    policy.write_text('"volsvc:reset:skip_driver": "!"\n')
+    daemon.configure({"auth_strategy": "http_basic", "http_basic_auth_user_file": passwords}, {})
+    daemon.start()
+
+    def ask(who: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        address = urllib.parse.urlsplit(daemon.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+        token = base64.b64encode(f"{who}:secret".encode()).decode()
+        headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        text = response.read()
+        connection.close()
+        return response.status, json.loads(text) if text else None
+
+    wait_until(lambda: ask("admin", "GET", "/v3/os-services")[1]["services"][0]["state"] == "up", "the backend")
+    volume = ask("bob", "POST", "/v3/volumes", {"volume": {"size": 1}})[1]["volume"]["id"]
+    wait_until(lambda: ask("bob", "GET", f"/v3/volumes/{volume}")[1]["volume"]["status"] == "available", "the volume")
+
+    def reset(who: str, version: str = "v3", **body: Any) -> int:
+        return ask(who, "POST", f"/{version}/volumes/{volume}/action", {"os-reset_status": body})[0]
+
+    for version in ("v3", "v2"):
+        assert reset("bob", version, status="error") == 403
+        assert reset("bob", version, status="available", dry_run=True) == 403
+    assert ask("bob", "GET", f"/v3/volumes/{volume}/inspect")[0] == 403
+    assert reset("admin", status="available", force="skip") == 403
+    assert reset("admin", status="available", force="ignore") == 202
+    assert reset("admin", "v2", status="error") == 202
+    assert ask("bob", "GET", f"/v3/volumes/{volume}")[1]["volume"]["status"] == "error"

@@ -108,8 +108,8 @@ def test_killed_daemons_client_is_severed_or_served_as_the_record_says(make_daem
 
 @pytest.fixture
 def apart(make_daemon: Callable[..., Daemon]) -> tuple[User, Daemon]:
-    """An API and a volume daemon, each a process of its own."""
-    api = make_daemon(program="volsvc-api").start()
+    """An API and a volume daemon, each a process of its own; who asks doesn't wait as long as the API may."""
+    api = make_daemon(program="volsvc-api", options={"rpc_response_timeout": 600}).start()
     volume = make_daemon(api.root, program="volsvc-volume").start()
     api.wait_ready()
     return User(api), volume
@@ -121,9 +121,7 @@ def test_reset_of_a_dead_daemons_volume_is_refused_at_once_and_skip_remains(apar
     connection = user.connect(volume)
     nbd = connection.open()
     daemon.kill()
-    started = time.monotonic()
     answer = reset(user, volume)
-    assert time.monotonic() - started < 20, "far less than rpc_response_timeout, which is 60 s"
     assert answer[0] == 503
     assert '"force": "skip"' in words(answer)
     assert not is_severed(nbd)
@@ -240,12 +238,10 @@ def test_an_exporter_that_hangs_is_killed_to_sever_its_client(make_daemon: Calla
     (exporter,) = exporters_under(daemon.root)
     os.kill(exporter, signal.SIGSTOP)
     answer = reset(user, volume)
-    if answer[0] != 202:
-        # Asking it is what hangs: the driver is told to go on whatever it says.
-        assert "does not answer" in words(answer)
-        assert user.cinder.volumes.get(volume.id).status == "in-use"
-        answer = reset(user, volume, force="ignore")
-    assert answer[0] == 202, answer
+    assert answer[0] == 500, answer
+    assert "its storage does not answer" in words(answer), "whom it serves can't be asked"
+    assert user.cinder.volumes.get(volume.id).status == "in-use"
+    assert reset(user, volume, force="ignore")[0] == 202
     assert is_severed(nbd)
     assert exporters_under(daemon.root) == []
     assert inspect(user, volume)["disagreements"] == []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from volsvc.testing.daemon import Daemon
-from volsvc.testing.reset_soak import ResetSoak
+from volsvc.testing.reset_soak import OPTIONS, ResetSoak
 
 SEED_VARIABLE = "VOLSVC_TEST_SEED"
 
@@ -22,7 +22,7 @@ def test_after_rounds_of_random_resets_all_agree_and_nothing_is_stuck(
 ) -> None:
     seed = int(os.environ.get(SEED_VARIABLE, secrets.randbelow(2**32)))
     print(f"{SEED_VARIABLE}={seed}")
-    api = daemon = make_daemon(program="volsvc-api" if is_apart else "volsvc-all").start()
+    api = daemon = make_daemon(program="volsvc-api" if is_apart else "volsvc-all", options=OPTIONS).start()
     if is_apart:
         daemon = make_daemon(api.root, program="volsvc-volume").start()
     api.wait_ready()
