@@ -1,7 +1,7 @@
 """The file driver and the posix store, which keep what they did when the daemon is killed, steered by a file.
 
-A daemon of a test loads them by their dotted names; ``fake_script.py`` says how they are steered.  The
-store's marker and the marker's checks are left alone, so that a script counts only what backups do.
+A daemon of a test loads them by their dotted names; ``fake_script.py`` says how they are steered.  A method
+of the store is called by what it does to which kind of object: ``put_root``, ``get_pack``, ``delete_data``.
 """
 
 from __future__ import annotations
@@ -33,33 +33,37 @@ class ScriptedStore(PosixBackupDriver):
         self.script = Script(path=self.options.store_script)
 
     def put(self, name: str, data: Data) -> None:
-        with self.script.applied("put"):
+        with self.script.applied(f"put_{kind_of(name)}"):
             super().put(name, data)
 
     def put_if_absent(self, name: str, data: Data) -> None:
-        if name == MARKER_NAME:
-            super().put_if_absent(name, data)
-            return
-        with self.script.applied("put_if_absent"):
+        with self.script.applied(f"put_{kind_of(name)}"):
             super().put_if_absent(name, data)
 
     def get(self, name: str) -> bytes:
-        if name == MARKER_NAME:
-            return super().get(name)
-        with self.script.applied("get"):
+        with self.script.applied(f"get_{kind_of(name)}"):
             return super().get(name)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
-        with self.script.applied("get_range"):
+        with self.script.applied(f"get_{kind_of(name)}"):
             return super().get_range(name, offset, length)
 
     def list(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
-        with self.script.applied("list"):
+        with self.script.applied(f"list_{kind_of(prefix)}"):
             yield from super().list(prefix)
 
     def delete_many(self, names: Sequence[str]) -> None:
-        with self.script.applied("delete"):
+        with self.script.applied(f"delete_{kind_of(names[0])}"):
             super().delete_many(names)
+
+
+def kind_of(name: str) -> str:
+    """``root``, ``start``, ``pack`` or ``pages`` (``data`` when it is listed), or ``marker``."""
+    if name == MARKER_NAME:
+        return "marker"
+    if name.startswith("data/"):
+        return {"d": "pack", "m": "pages"}.get(name.rpartition("/")[2][:1], "data")
+    return {"roots": "root", "started": "start"}.get(name.partition("/")[0], "any")
 
 
 class ScriptedVolumes(FileDriver):
