@@ -203,16 +203,32 @@ def settle(
         target = end_status(target, operation.previous_status)
         _settle_first(connection, operation, change, first_row, target, columns, now, is_done=is_done)
     if transition.second is not None:
-        change = transition.second
-        target = end_status(change.success if is_done else change.failure, operation.second_previous_status)
-        # A resource that was made for this operation has nothing to go back to.
-        if take_back and target is not Becomes.COMPUTED and operation.second_previous_status != change.during:
-            target = end_status(Becomes.PREVIOUS, operation.second_previous_status)
-        is_owner = change.during is Becomes.COMPUTED or (second_row is not None and second_row.status == change.during)
-        if not is_owner:
-            target = Becomes.UNCHANGED
-        columns = records.checked_changes(second or {}, schema.TABLE_OF[change.resource])
-        write_second(connection, change, second_row, target, columns, now)
+        columns = records.checked_changes(second or {}, schema.TABLE_OF[transition.second.resource])
+        settle_second(connection, operation, second_row, now, is_done=is_done, take_back=take_back, columns=columns)
+
+
+def settle_second(
+    connection: sa.Connection,
+    operation: sa.Row[Any],
+    row: sa.Row[Any] | None,
+    now: dt.datetime,
+    *,
+    is_done: bool,
+    take_back: bool,
+    columns: Mapping[str, Any] | None = None,
+) -> None:
+    """What ``settle`` does to the second resource, whose locked row is ``row``."""
+    change = TRANSITIONS[operation.action].second
+    if change is None:
+        return
+    target = end_status(change.success if is_done else change.failure, operation.second_previous_status)
+    # A resource that was made for this operation has nothing to go back to.
+    if take_back and target is not Becomes.COMPUTED and operation.second_previous_status != change.during:
+        target = end_status(Becomes.PREVIOUS, operation.second_previous_status)
+    is_owner = change.during is Becomes.COMPUTED or (row is not None and row.status == change.during)
+    if not is_owner:
+        target = Becomes.UNCHANGED
+    write_second(connection, change, row, target, columns or {}, now)
 
 
 def end_status(target: Status, previous: str | None) -> Status:

@@ -61,6 +61,7 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
         )
     if intent.cancel_open:
         _cancel_owners(connection, intent.resource_id, now)
+        _lock_owned(connection, intent.resource_id)
     second_id = _find_second_id(connection, intent, transition)
     second_row = None
     if transition.second is not None:
@@ -208,11 +209,22 @@ def _cancel_owners(connection: sa.Connection, resource_id: str, now: dt.datetime
         endings.request_cancel(connection, operation_id, now)
 
 
+def _lock_owned(connection: sa.Connection, resource_id: str) -> None:
+    """Lock what the resource's own open operations hold beside it, before the resource: see ``gate`` for the order."""
+    query = (
+        sa.select(_ops.c.second_type, _ops.c.second_id)
+        .where(_ops.c.resource_id == resource_id, _ops.c.state.in_(gate.OPEN), _ops.c.action.in_(_SECOND_OWNERS))
+        .order_by(_ops.c.seq)
+    )
+    for second_type, second_id in connection.execute(query).all():
+        gate.lock_row(connection, Resource(second_type), second_id)
+
+
 def _cancel_open(connection: sa.Connection, intent: Intent, previous: str | None, now: dt.datetime) -> str | None:
     """Cancel what is open on the resource; returns the status that it has without the queued ones.
 
-    The new operation's status is written after this, so the cancelled ones write none; what they
-    would have left is where the new one goes back to if it is taken back.
+    The new operation's status is written after this, so the cancelled ones write none to this resource; what
+    they would have left is where the new one goes back to if it is taken back.
     """
     query = (
         sa.select(_ops)
@@ -232,6 +244,9 @@ def _cancel_open(connection: sa.Connection, intent: Intent, previous: str | None
                 sa.update(_ops).where(_ops.c.id == row.id).values(is_cancel_requested=True, updated_at=now)
             )
             continue
+        if row.action in _SECOND_OWNERS:
+            second_row = gate.lock_row(connection, Resource(row.second_type), row.second_id)
+            gate.settle_second(connection, row, second_row, now, is_done=False, take_back=row.claim_epoch == 0)
         before = inherited if has_inherited else row.previous_status
         change = TRANSITIONS[row.action].first
         was_untouched = row.claim_epoch == 0 and change.sources is not From.NEW

@@ -147,6 +147,31 @@ class BackupContract:
         b.run(store, force)
         assert store.get_backup(backup.id).status == "available"
 
+    def test_force_deleting_a_backup_that_was_not_begun_gives_back_what_it_was_to_read(self, store: Store) -> None:
+        volume = b.add_volume(store)
+        snapshot = b.add_snapshot(store, volume)
+        of_volume = b.backup_intent(volume, second_id=volume.id)
+        of_snapshot = b.backup_intent(volume, "backup_create_from_snapshot", snapshot.id)
+        store.submit(of_volume, of_snapshot)
+        for wanted in (of_volume, of_snapshot):
+            b.submit(store, b.intent("backup_force_delete", wanted.resource_id, host=b.BACKUP_HOST, cancel_open=True))
+        assert store.get_volume(volume.id).status == "available"
+        assert store.get_snapshot(snapshot.id).status == "available"
+
+    @pytest.mark.parametrize(("was_begun", "status"), [(False, "available"), (True, "error_restoring")])
+    def test_force_deleting_a_backup_whose_restore_waits_gives_the_volume_back(
+        self, store: Store, was_begun: bool, status: str
+    ) -> None:
+        volume = b.add_volume(store)
+        backup = b.add_backup(store, volume)
+        restore = b.submit(store, b.intent("backup_restore", backup.id, second_id=volume.id))
+        if was_begun:
+            store.release(b.claim(store, restore), "the daemon stops")
+        force = b.submit(store, b.intent("backup_force_delete", backup.id, host=b.BACKUP_HOST, cancel_open=True))
+        assert store.get_volume(volume.id).status == status
+        b.run(store, force)
+        assert store.get_volume(volume.id).status == status
+
     def test_a_handler_notes_what_must_be_known_before_it_acts(self, store: Store) -> None:
         volume = b.add_volume(store)
         operation = b.claim(store, b.submit(store, b.backup_intent(volume, second_id=volume.id)))
