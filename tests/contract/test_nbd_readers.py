@@ -29,6 +29,7 @@ from volsvc.nbd.client import NbdConnection
 from volsvc.targets.base import TargetContext
 from volsvc.targets.nbd import NbdTarget
 from volsvc.targets.qsd_process import QsdProcess
+from volsvc.testing.filesystems import mounted_tmpfs
 from volsvc.testing.snapshots import options_of
 from volsvc.testing.target_contract import MIB, wait_until
 
@@ -197,10 +198,15 @@ def test_address_that_is_nobodys_is_a_configuration_error(runtime_path: str, tmp
         Subject(runtime_path, tmp_path / "image", target_ip_address="0.0.0.0")
 
 
-def test_address_of_another_host_is_named_in_the_error(runtime_path: str, tmp_path: pathlib.Path) -> None:
-    subject = Subject(runtime_path, tmp_path / "image", target_ip_address="203.0.113.9")
-    with pytest.raises(exc.DriverError, match=r"203\.0\.113\.9.*target_ip_address"):
+@pytest.mark.parametrize("address", ["203.0.113.9", "no.such.name.invalid"])
+def test_address_that_this_host_has_not_is_named_in_the_error(
+    runtime_path: str, tmp_path: pathlib.Path, address: str
+) -> None:
+    subject = Subject(runtime_path, tmp_path / "image", target_ip_address=address)
+    with pytest.raises(exc.DriverError, match="target_ip_address") as error:
         subject.open()
+    assert address in str(error.value)
+    assert subject.target.list_readers() == frozenset()
 
 
 def test_a_reset_sees_the_readers_of_a_volume_and_severs_them(subject: Subject) -> None:
@@ -320,12 +326,22 @@ def test_what_a_killed_reader_left_is_ended_at_the_next_start_and_a_living_ones_
         assert bridge.end_leftovers(subject.bridges) == []
 
 
+def test_bridge_that_has_no_room_for_its_files_says_so(subject: Subject, tmp_path: pathlib.Path) -> None:
+    info = subject.open()
+    with mounted_tmpfs(tmp_path / "full", 1) as path:
+        with contextlib.suppress(OSError), (path / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        with pytest.raises(exc.VolumeAccessError, match="room"):
+            open_source(info, str(path))
+
+
 def test_missing_program_is_named_with_its_package(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     info = subject.open()
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(exc.MissingDriverLibrary, match="qemu-system-common"):
         open_source(info, subject.bridges)
-    assert os.listdir(subject.bridges) == []
+    assert not os.path.exists(subject.bridges)
 
 
 @pytest.mark.parametrize(

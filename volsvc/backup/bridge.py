@@ -53,14 +53,12 @@ class Bridge:
         self._start_error: BaseException | None = None
         self._said = ""
         self._is_closed = False
-        os.makedirs(control, mode=0o700)
-        self._lock = try_lock(self._paths.lock)
+        self._lock: int | None = None
         # A child that is told of its parent's death is told of that of the thread which started it.
         self._thread = threading.Thread(target=self._keep, args=(data, reconnect_s), name="nbd-bridge", daemon=True)
         try:
             require_tool(BINARY)
-            _write_key(self._paths.keys, data)
-            pathlib.Path(self._paths.starting).touch(mode=0o600)
+            self._prepare(data)
             self._thread.start()
             self._wait_until_ready()
         except BaseException:
@@ -85,6 +83,18 @@ class Bridge:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _prepare(self, data: Mapping[str, Any]) -> None:
+        try:
+            os.makedirs(self._paths.control, mode=0o700)
+            self._lock = try_lock(self._paths.lock)
+            _write_key(self._paths.keys, data)
+            pathlib.Path(self._paths.starting).touch(mode=0o600)
+        except OSError as error:
+            raise exc.VolumeAccessError(
+                reason=f"{self.name} needs a key and a socket in {self._paths.control}: {exc.describe(error)}; is "
+                "there room for them?"
+            ) from error
 
     def _keep(self, data: Mapping[str, Any], reconnect_s: int) -> None:
         try:

@@ -186,7 +186,7 @@ def _listening(address: str, ports: range | None) -> Iterator[socket.socket]:
     """
     candidates: Iterable[int] = [0] if ports is None else random.sample(ports, len(ports))
     for candidate in candidates:
-        family, kind, protocol, _, place = socket.getaddrinfo(address, candidate, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, place = _resolved(address, candidate)
         with socket.socket(family, kind, protocol) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -207,6 +207,13 @@ def _listening(address: str, ports: range | None) -> Iterator[socket.socket]:
     raise exc.DriverError(
         reason=f"no port of {address} is free for another reader (nbd_remote_ports: {where}); give more"
     )
+
+
+def _resolved(address: str, port: int) -> tuple[Any, ...]:
+    try:
+        return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise exc.DriverError(reason=f"target_ip_address {address} has no address: {error.strerror}") from error
 
 
 def _read_note(process: QsdProcess) -> dict[str, Any]:
