@@ -133,7 +133,7 @@ class ResetRequests(RequestBase):
         try:
             self._ask(host, lambda: self._submit(intent, rings=False)[0])
         except exc.ServiceDown as error:
-            raise exc.ServiceDown(f"{error} {_SKIP}") from error
+            raise exc.ServiceDown(f"{str(error).rstrip('.;')}. {_SKIP}") from error
 
     def _write(self, intent: Intent, plan: Plan, situation: Situation) -> None:
         """The record alone: in one transaction, whatever runs finds itself superseded."""
@@ -194,7 +194,7 @@ class ResetRequests(RequestBase):
             if (down or is_over) and self._store.withdraw(operation.id):
                 raise down or exc.ServiceDown(
                     host=models.backend_of(host),
-                    reason=f"it did not begin within {self._settings.response_timeout_s:.0f} s;",
+                    reason=f"it did not begin within {self._settings.response_timeout_s:.0f} s",
                 )
             if is_over:
                 raise exc.OperationTimeout(

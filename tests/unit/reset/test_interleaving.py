@@ -375,7 +375,9 @@ def test_reset_of_a_volume_whose_daemon_is_gone_is_taken_back_and_names_skip(bac
     volume = backend.create()
     backend.doorbell.unregister(b.HOST)
     backend.manager.runner.stop_claiming()
-    with pytest.raises(exc.ServiceDown, match='"force": "skip"'):
+    with pytest.raises(
+        exc.ServiceDown, match=r'process\. The request was taken back, nothing was changed\. With "force": "skip"'
+    ):
         backend.reset(volume)
     assert [o.state for o in backend.operations(volume.id, "volume_reset")] == ["cancelled"]
     backend.reset(volume, "error")
