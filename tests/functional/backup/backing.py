@@ -196,7 +196,17 @@ def list_files(path: pathlib.Path) -> list[str]:
     return sorted(str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir())
 
 
-# -- daemons -------------------------------------------------------------------------------------------
+# -- requests and daemons -------------------------------------------------------------------------------------------
+
+
+def refused(user: BackupUser, status: int, path: str, body: Any, method: str = "POST") -> str:
+    """The message of a refusal with that status; nothing was recorded."""
+    before = user.backups(), user.state()
+    found, answer = user.call(method, path, body)
+    assert found == status, answer
+    assert (user.backups(), user.state()) == before
+    [fault] = answer.values()
+    return str(fault["message"])
 
 
 class ScriptedBackups:

@@ -79,6 +79,14 @@ class ScriptedVolumes(FileDriver):
         with self.script.applied("create_volume"):
             super().create_volume(volume)
 
+    def extend_volume(self, volume: models.Volume, new_size_gb: int) -> None:
+        with self.script.applied("extend_volume"):
+            super().extend_volume(volume, new_size_gb)
+
+    def delete_volume(self, volume: models.Volume) -> None:
+        with self.script.applied("delete_volume"):
+            super().delete_volume(volume)
+
     def create_snapshot(self, snapshot: models.Snapshot, volume: models.Volume, work: Work) -> None:
         with self.script.applied("create_snapshot", work):
             super().create_snapshot(snapshot, volume, work)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cinderclient import exceptions
 
-from tests.functional.backup.backing import BackupUser
+from tests.functional.backup.backing import BackupUser, refused
 from tests.functional.test_api_clients import run_openstack
 from tests.functional.test_field_clients import Address, cinder, field
 from volsvc.testing.daemon import Daemon, wait_until
@@ -122,16 +122,6 @@ def test_the_openstack_command_takes_a_backup_through_its_life(backup_daemon: Da
     run(f"volume backup delete {backup.id}", f"volume delete {volume.id} back")
     wait_until(lambda: not user.cinder.backups.list() and not user.cinder.volumes.list(), "all to be gone")
     user.require_nothing_lent()
-
-
-def refused(user: BackupUser, status: int, path: str, body: Any, method: str = "POST") -> str:
-    """The message of a refusal with that status; nothing was recorded."""
-    before = user.backups(), user.state()
-    found, answer = user.call(method, path, body)
-    assert found == status, answer
-    assert (user.backups(), user.state()) == before
-    [fault] = answer.values()
-    return str(fault["message"])
 
 
 def test_wrong_requests_are_refused_with_a_reason_and_change_nothing(user: BackupUser) -> None:
