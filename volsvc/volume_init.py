@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,7 @@ from volsvc.operations import Lease
 LOG = logging.getLogger(__name__)
 
 EXPORT_WORKERS = 8
-HOLD_TIMEOUT_S = 5.0
+HOLD_TIMEOUT_S = 5.0  # for all volumes together: many may be held by calls that hang
 
 
 class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
@@ -62,12 +63,13 @@ class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
             LOG.info("volume %s: ended the export of a volume that no record knows", removed)
         # One whose attaching was cut may be exported and not be connected by the record.
         wanted = (driver.list_exported() | set(self._store.attachments_of(list(volumes)))) & set(volumes)
+        hold_by = time.monotonic() + HOLD_TIMEOUT_S
         with ThreadPoolExecutor(EXPORT_WORKERS, thread_name_prefix=f"exports-{self.host}") as pool:
-            list(pool.map(lambda volume_id: self._restore(driver, volume_id), sorted(wanted)))
+            list(pool.map(lambda volume_id: self._restore(driver, volume_id, hold_by), sorted(wanted)))
         close_stale_readers(self._store, driver)
 
-    def _restore(self, driver: VolumeDriver, volume_id: str) -> None:
-        lease = self._share(volume_id, HOLD_TIMEOUT_S)
+    def _restore(self, driver: VolumeDriver, volume_id: str, hold_by: float) -> None:
+        lease = self._share(volume_id, max(0.0, hold_by - time.monotonic()))
         if lease is None:
             LOG.warning("volume %s: something runs on it, which leaves its exports as its record says", volume_id)
             return

@@ -52,14 +52,15 @@ def test_a_volume_that_is_held_too_long_does_not_keep_the_others(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(volume_init, "HOLD_TIMEOUT_S", 0.1)
-    held, other = backend.create(), backend.create()
-    attachment, _ = backend.attach(other)
-    attaching = begin_attach(backend, held)
-    backend.driver.target.kill_exporter(other.id)
+    volumes = [backend.create() for _ in range(4)]
+    attachment, _ = backend.attach(volumes[2])
+    attaching = [begin_attach(backend, volumes[i]) for i in (0, 1, 3)]
+    backend.driver.target.kill_exporter(volumes[2].id)
     backend.manager.after_swap()
-    assert backend.exports(other) == {attachment.id}
-    end(backend, attaching)
-    assert backend.exports(held) == {a.id for a in backend.attachments(held)} != set()
+    assert backend.exports(volumes[2]) == {attachment.id}
+    end(backend, *attaching)
+    for held in volumes:
+        assert backend.exports(held) == {a.id for a in backend.attachments(held)} != set()
 
 
 def test_what_waits_for_a_volume_goes_on_when_its_exports_are_restored(backend: Backend) -> None:
