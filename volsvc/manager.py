@@ -17,7 +17,8 @@ from volsvc import models
 from volsvc.backend_stats import capabilities_of
 from volsvc.block_access import close_stale_readers
 from volsvc.driver_init import Blueprint
-from volsvc.driver_manager import Action, DriverManager, DriverManagerSettings
+from volsvc.driver_manager import DriverManager
+from volsvc.driver_service import Action, DriverSettings
 from volsvc.drivers.base import VolumeDriver
 from volsvc.operations import Handler, OperationControl, Result
 from volsvc.ports import Clock, Doorbell, Notifier, Query, Store
@@ -33,7 +34,7 @@ BlueprintLoader = Callable[[], Blueprint[VolumeDriver]]
 
 
 @dataclass(frozen=True, slots=True)
-class ManagerSettings(DriverManagerSettings):
+class ManagerSettings(DriverSettings):
     """What a backend's manager has besides."""
 
     backend_name: str | None = None  # volume_backend_name

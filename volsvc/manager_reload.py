@@ -13,7 +13,8 @@ from typing import Any, Generic
 
 from volsvc import exceptions as exc
 from volsvc.driver_init import Blueprint, Candidate, DriverT, StatsT
-from volsvc.driver_manager import DriverManager, Load, SettingsT, Wait
+from volsvc.driver_manager import DriverManager, Wait
+from volsvc.driver_service import Load, SettingsT
 from volsvc.generations import Generation
 from volsvc.init_attempt import StepFailed, run_once
 

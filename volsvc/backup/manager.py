@@ -19,7 +19,8 @@ from volsvc.backup.reset import BackupReset
 from volsvc.backup.volumes import VolumeAccess
 from volsvc.backup.work import BackupActions
 from volsvc.driver_init import Blueprint
-from volsvc.driver_manager import Action, DriverManager, DriverManagerSettings
+from volsvc.driver_manager import DriverManager
+from volsvc.driver_service import Action, DriverSettings
 from volsvc.operations import Handler, OperationControl, Result
 from volsvc.ports import Clock, Doorbell, Notifier, Store
 
@@ -30,7 +31,7 @@ STOP_SHARE = 0.4  # of the time that a reset has, for what runs on the backup to
 
 
 @dataclass(frozen=True, slots=True)
-class BackupManagerSettings(DriverManagerSettings):
+class BackupManagerSettings(DriverSettings):
     """The backup service's options; ``retries_start`` is ``backup_periodic_initialization``.
 
     ``queue_timeout_s``: how long what is asked of a volume daemon waits for it, 0 for ever.
