@@ -57,7 +57,7 @@ class State:
     def stuck(self) -> list[str]:
         """Resources in a status that only a running operation explains."""
         rows = {**self.volumes, **self.snapshots, **self.attachments}
-        return [f"{key} is {row['status']}" for key, row in rows.items() if row["status"].endswith("ing")]
+        return [f"{key} is {row['status']}" for key, row in rows.items() if is_passing(row["status"])]
 
 
 class User:
@@ -178,6 +178,11 @@ class User:
     def file_of(self, item: Any, kind: str = "volume") -> str:
         """Path of a volume's or a snapshot's file on the embedded default."""
         return str(self.daemon.volumes / f"{kind}-{item.id}")
+
+
+def is_passing(status: str) -> bool:
+    """Whether it is one that only lasts as long as an operation."""
+    return status.endswith("ing") and not status.startswith("error")
 
 
 def files_in(directory: os.PathLike[str]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tests.functional.backup import scripted_drivers
-from tests.functional.user import DEADLINE_S, MIB, User, fill
+from tests.functional.user import DEADLINE_S, MIB, User, fill, is_passing
 from volsvc.backup.drivers.base import MARKER_NAME, BackupDriverContext
 from volsvc.backup.drivers.posix import PosixBackupDriver
 from volsvc.backup.engine.scan import scan
@@ -117,7 +117,7 @@ class BackupUser(User):
         temporary = [s["name"] for s in state.snapshots.values() if str(s["name"]).startswith("backup_snapshot_")]
         assert not temporary
         assert not state.stuck()
-        assert not [row for row in self.backups() if row["status"].endswith("ing")]
+        assert not [row for row in self.backups() if is_passing(row["status"])]
         attached = {a["volume_id"] for a in state.attachments.values() if a["status"] != "reserved"}
         assert len(exporters_under(self.daemon.root)) == len(attached)
         assert not list_files(self.daemon.root / "run" / "backup"), "sockets and keys of a bridge"
