@@ -127,7 +127,8 @@ class VolumeManager(DriverManager[VolumeDriver, models.BackendStats, ManagerSett
     def finish_recorded(self, timeout_s: float) -> None:
         """Wait until nothing is recorded for this backend that it could do."""
         deadline = self._clock() + timeout_s
-        query = Query(filters={"host": self.host, "state": ["queued", "running"]}, limit=1)
+        hosts = [self.host, models.express_host(self.host)]
+        query = Query(filters={"host": hosts, "state": ["queued", "running"]}, limit=1)
         while self._clock() < deadline and self.initializer.is_ready:
             # The pause comes first: a request that chose this backend just before may still be recording.
             if self._stop.wait(RETIRE_POLL_S):

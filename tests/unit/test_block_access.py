@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any
 
 import pytest
@@ -150,3 +151,20 @@ def test_connecting_waits_for_nothing_that_stands_in_line(backend: Backend, read
     [extending] = backend.store.submit(b.intent("volume_extend", volume.id, args={"new_size_gb": 2}))
     backend.do(connect(volume, reader))
     assert backend.store.get_operation(extending.id).is_open
+
+
+def test_a_backend_that_leaves_finishes_what_stands_aside_too(
+    backend: Backend, reader: models.Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("volsvc.manager.RETIRE_POLL_S", 0.01)
+    leaving = backend.serve()
+    backend.script.set("open_blocks", hang=True)
+    [connecting] = backend.store.submit(connect(backend.volume(), reader))
+    waiting = threading.Thread(target=leaving.finish_recorded, args=(30.0,))
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    backend.script.clear()
+    backend.wait_ended(connecting)
+    waiting.join(10)
+    assert not waiting.is_alive()
