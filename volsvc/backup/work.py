@@ -71,6 +71,8 @@ class BackupActions:
         backup = self._store.get_backup(operation.resource_id)
         self._events.start("create", operation, backup)
         try:
+            # Asked before anything is made or noted: a backup that meets a lost store has never been there.
+            driver.check_identity()
             root = _find_root(driver, backup) or self._retrying(
                 operation, control, lambda: self._read_volume(operation, driver, control, backup)
             )
@@ -234,7 +236,6 @@ def _find_root(driver: BackupDriver, backup: models.Backup) -> Root | None:
 
     if not backup.is_stored:
         return None
-    driver.check_identity()
     try:
         return load_root(driver, backup.id, PLAIN)
     except exc.BackupNotFound:

@@ -136,6 +136,23 @@ def test_a_store_that_goes_away_at_any_call_is_waited_for_and_nothing_is_done_tw
     world.nothing_is_lent()
 
 
+def test_a_backup_that_meets_a_lost_store_was_never_there_and_can_be_deleted(world: World) -> None:
+    world.serve(backend_loss_threshold=1)
+    volume = world.backend.volume()
+    world.backend.attach(volume)
+    world.script.set("get", fail=1000, error="BackendUnavailable", message="the cable is out")
+    operation_id = world.create(volume)
+    wait_until(lambda: not world.service.is_up, "the loss to be noticed")
+    wait_until(lambda: world.store.get_operation(operation_id).state == "queued", "the operation to wait")
+    world.store.request_cancel(operation_id)
+    backup = world.store.get_backup(world.ended(operation_id, "cancelled").resource_id)
+    assert (backup.status, backup.is_stored, backup.temp_snapshot_id) == ("error", False, None)
+    world.forget(backup)
+    with pytest.raises(exc.BackupNotFound):
+        world.store.get_backup(backup.id)
+    assert world.store.get_volume(volume.id).status == "in-use"
+
+
 def test_a_volume_that_is_cut_off_for_a_moment_is_connected_again(world: World) -> None:
     world.serve()
     volume = world.backend.volume()
