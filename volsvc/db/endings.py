@@ -90,6 +90,9 @@ def end(
         "finished_at": now,
         "updated_at": now,
     }
+    if state == _DONE:
+        # The last report of a handler may be from a moment before.
+        values["progress_done"] = row.progress_total
     the_row = {"the_id": row.id, "the_state": row.state, "the_epoch": row.claim_epoch}
     changed = connection.execute(WRITE, {**values, **the_row})
     if changed.rowcount != 1:

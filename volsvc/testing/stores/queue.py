@@ -130,6 +130,13 @@ class ClaimContract:
         with pytest.raises(exc.OperationSuperseded):
             store.report_progress(claimed, 7, 9)
 
+    def test_what_is_done_has_all_its_progress(self, store: Store) -> None:
+        one, other = (b.claim(store, b.submit(store, b.create_intent(b.volume_record()))) for _ in range(2))
+        for claimed, state in ((one, "done"), (other, "failed")):
+            store.report_progress(claimed, 5, 9)
+            store.finish(claimed, Outcome(state))
+        assert [store.get_operation(claimed.id).progress_done for claimed in (one, other)] == [9, 5]
+
     def test_a_release_counts_the_attempt_only_when_asked(self, store: Store) -> None:
         operation = b.submit(store, b.create_intent(b.volume_record()))
         claimed = b.claim(store, operation)
