@@ -55,7 +55,7 @@ class BackupReset:
                     self._on_unavailable(error)
                 if plan.force is not Force.IGNORE:
                     raise exc.ResetFailed(
-                        resource="Backup", id=operation.resource_id, reason=exc.describe(error)
+                        resource="Backup", id=operation.resource_id, reason=exc.describe(error).rstrip(".")
                     ) from error
                 LOG.exception("reset %s of backup %s goes on, as asked", operation.id, operation.resource_id)
                 step |= {"ok": False, "error": exc.describe(error)}
