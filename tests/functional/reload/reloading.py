@@ -11,7 +11,7 @@ import signal
 from typing import Any
 
 from tests.functional.healing.backends import HealingDaemon
-from volsvc.testing.daemon import exporters_under
+from volsvc.testing.daemon import Daemon, exporters_under
 
 ENDED = r"service\.reload\.(applied|error) \[-\] (\{.*\})"
 
@@ -23,7 +23,7 @@ def reload(daemon: HealingDaemon, timeout_s: float = 30.0) -> dict[str, Any]:
     return reload_ended(daemon, position, timeout_s)
 
 
-def reload_ended(daemon: HealingDaemon, position: int, timeout_s: float = 30.0) -> dict[str, Any]:
+def reload_ended(daemon: Daemon, position: int, timeout_s: float = 30.0) -> dict[str, Any]:
     daemon.wait_for_log(ENDED, position, timeout_s)
     found = re.search(ENDED, daemon.words(position))
     assert found is not None
