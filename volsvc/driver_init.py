@@ -133,6 +133,9 @@ class DriverInit(Generic[DriverT, StatsT]):
         """Named calls after those that bring back what an earlier process had going; a reload leaves them out."""
         return ()
 
+    def look_after(self, driver: DriverT) -> None:
+        """What a driver that serves needs now and then."""
+
     def read_stats(self, driver: DriverT) -> StatsT:
         """What is published of the storage; also asked of a driver that serves, to learn whether it still does."""
         raise NotImplementedError

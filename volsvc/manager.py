@@ -15,9 +15,9 @@ from typing import Any
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.backend_stats import capabilities_of
-from volsvc.block_access import close_stale_readers
 from volsvc.driver_init import Blueprint
 from volsvc.driver_manager import DriverManager
+from volsvc.driver_probe import DriverProbe
 from volsvc.driver_service import Action, DriverSettings
 from volsvc.drivers.base import VolumeDriver
 from volsvc.operations import Handler, OperationControl, Result
@@ -71,6 +71,9 @@ class VolumeManager(DriverManager[VolumeDriver, models.BackendStats, ManagerSett
             clock=clock,
         )
         self._actions = VolumeActions(store)
+        self._exports = DriverProbe(
+            f"exports-{host}", self._generations.use, self._init.look_after, what="looking after exports"
+        )
         self._resets = ResetWork(
             host=host,
             store=store,
@@ -108,14 +111,13 @@ class VolumeManager(DriverManager[VolumeDriver, models.BackendStats, ManagerSett
         return capabilities_of(stats, self._settings.backend_name or self.option_group)
 
     def publish_service_capabilities(self) -> None:
-        """Also ends what readers were given whose operations ended without giving it back."""
+        """Also looks after what the backend exports, see ``VolumeInit``."""
         super().publish_service_capabilities()
         if self.initializer.is_ready:
             try:
-                with self._generations.use() as driver:
-                    close_stale_readers(self._store, driver)
-            except exc.BackendUnavailable as error:
-                LOG.warning("%s: readers that have ended are not closed: %s", self.label, error)
+                self._exports.read(self._settings.driver_init_timeout_s)
+            except exc.VolsvcError as error:
+                LOG.warning("%s: its exports are not looked after: %s", self.label, error)
 
     # -- leaving --------------------------------------------------------------------------
 

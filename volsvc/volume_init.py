@@ -68,6 +68,20 @@ class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
             list(pool.map(lambda volume_id: self._restore(driver, volume_id, hold_by), sorted(wanted)))
         close_stale_readers(self._store, driver)
 
+    def look_after(self, driver: VolumeDriver) -> None:
+        """Now and then while it serves: start dead exporters again, and end what ended readers were given.
+
+        A volume that something runs on is left to that, or to the next look.
+        """
+        close_stale_readers(self._store, driver)
+        if type(driver).list_exported is VolumeDriver.list_exported:
+            return  # it can't say which are alive
+        attached = self._store.attachments_of([volume.id for volume in self._store.volumes_on(self.host)])
+        served = {volume_id for volume_id, found in attached.items() if any(each.needs_export for each in found)}
+        for volume_id in sorted(served - driver.list_exported()):
+            LOG.warning("volume %s: its exporter has died; it is started again", volume_id)
+            self._restore(driver, volume_id, time.monotonic())
+
     def _restore(self, driver: VolumeDriver, volume_id: str, hold_by: float) -> None:
         lease = self._share(volume_id, max(0.0, hold_by - time.monotonic()))
         if lease is None:

@@ -54,6 +54,15 @@ def test_a_start_adopts_exports_that_are_needed_and_ends_those_that_are_not(back
         FakeClient(attachment.connection_info["data"]).write(0, b"served")
 
 
+def test_an_exporter_that_dies_while_the_backend_serves_is_started_again(backend: Backend) -> None:
+    backend.serve()
+    volume = backend.volume()
+    attachment = backend.attach(volume)
+    backend.drivers[-1].target.kill_exporter(volume.id)
+    wait_until(lambda: volume.id in backend.exports, "the exporter to be started again", DEADLINE_S)
+    FakeClient(attachment.connection_info["data"]).write(0, b"served")
+
+
 def test_an_export_that_cannot_be_restored_does_not_keep_the_backend_down(backend: Backend) -> None:
     backend.serve()
     backend.attach(backend.volume())
