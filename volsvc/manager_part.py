@@ -106,7 +106,7 @@ class ManagerPart(Generic[ServedT]):
     def stop_accepting(self) -> None:
         self._control.stop_claiming()
         for manager in list(self._managers.values()):
-            manager.runner.stop_claiming()
+            manager.runner.leave_queue()
 
     def stop(self, timeout_s: float) -> None:
         """All of them at the same time, so that a slow one does not use up another's time."""

@@ -34,6 +34,7 @@ class OperationControl:
     """The ``Work`` that drivers report to.
 
     ``end``: writes an outcome under the claim, for handlers that must see whether it was written.
+    ``is_leaving``: whether the daemon is about to stop and lets what runs finish.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class OperationControl:
         stopping: threading.Event,
         clock: Clock,
         end: Callable[[Outcome], None] = _cannot_end,
+        *,
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self.operation = operation
         self.has_ended = False
@@ -50,6 +53,7 @@ class OperationControl:
         self._stopping = stopping
         self._clock = clock
         self._end = end
+        self._is_leaving = is_leaving
         self._reported_at = clock()
         self._yields_to: str | None = None
 
@@ -70,6 +74,11 @@ class OperationControl:
     def raise_if_stopping(self) -> None:
         """Raises ``OperationInterrupted`` when the daemon stops."""
         if self._stopping.is_set():
+            raise exc.OperationInterrupted(id=self.operation.id)
+
+    def raise_if_leaving(self) -> None:
+        """Raises ``OperationInterrupted`` as soon as the daemon is to stop: for a handler that only waits."""
+        if self._is_leaving():
             raise exc.OperationInterrupted(id=self.operation.id)
 
     def report(self, done_bytes: int, total_bytes: int) -> None:

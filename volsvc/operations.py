@@ -109,6 +109,7 @@ class OperationRunner:
         self._clock = clock
         self.locks = ResourceLocks()
         self._bell = threading.Event()
+        self._leaving = threading.Event()  # no more claims of what stands in line
         self._stopping = threading.Event()  # no more claims
         self._interrupting = threading.Event()  # running handlers stop at their next step
         self._changed = threading.Condition()
@@ -128,7 +129,12 @@ class OperationRunner:
         """There may be work.  Never blocks."""
         self._bell.set()
 
+    def leave_queue(self) -> None:
+        """Claim nothing more that stands in line; others of the process may need the express lane a while longer."""
+        self._leaving.set()
+
     def stop_claiming(self) -> None:
+        self._leaving.set()
         self._stopping.set()
         self._bell.set()
 
@@ -290,7 +296,7 @@ class OperationRunner:
         while not self._stopping.is_set() and self._is_accepting():
             may_be_more = self._dispatch_express()
             free = self._settings.workers - self._count_running(is_express=False)
-            if free > 0:
+            if free > 0 and not self._leaving.is_set():
                 may_be_more = self._dispatch_some(free) or may_be_more
             if not may_be_more:
                 return
@@ -353,6 +359,7 @@ class OperationRunner:
             self._interrupting,
             self._clock,
             lambda outcome: self._until_store_answers(lambda: self._store.finish(operation, outcome)),
+            is_leaving=self._leaving.is_set,
         )
         running = _Running(operation, control, holds)
         with self._changed:

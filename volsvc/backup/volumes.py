@@ -276,6 +276,8 @@ class VolumeAccess:
                     LOG.debug("operation %s waits: %s", operation.id, error)
                 operation = self._store.get_operation(operation.id)
                 if operation.is_open:
+                    if operation.state == "queued":
+                        control.raise_if_leaving()
                     self._give_up_if_late(operation)
                     time.sleep(pause_s)
                     pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
