@@ -265,6 +265,7 @@ class _Reset:
         """What the operation keeps; the store adds what was cancelled."""
         view = self._storage.view
         return {
+            **({} if self._plan.force is None else {"forced": str(self._plan.force)}),
             "calls": self._storage.steps,
             "storage": None if view is None else inspection.view_as_json(view),
             "written": None if correction is None else written_by(situation, correction),

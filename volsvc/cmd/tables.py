@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 FORMATS = ("table", "json")
+WIDTH = 100  # of a value in the table of one record
 
 
 def print_rows(
@@ -30,13 +32,29 @@ def print_rows(
 
 
 def print_record(record: Mapping[str, Any], output_format: str, out: TextIO | None = None) -> None:
-    """Print one record, a line for each field."""
+    """Print one record, a line for each field and for each field of its fields."""
     out = out or sys.stdout
     if output_format == "json":
         json.dump(dict(record), out, indent=2, default=str)
         out.write("\n")
         return
-    print_rows([{"field": key, "value": value} for key, value in record.items()], ("field", "value"), "table", out)
+    rows = []
+    for key, value in _leaves("", record):
+        lines = textwrap.wrap(_cell(value), WIDTH, break_on_hyphens=False) or ["-"]
+        rows += [{"field": key if number == 0 else "", "value": line} for number, line in enumerate(lines)]
+    print_rows(rows, ("field", "value"), "table", out)
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value is made of by its path, ``result.calls.0.ok``; a list of plain values is one."""
+    if isinstance(value, Mapping) and value:
+        for key, found in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), found)
+    elif isinstance(value, list | tuple) and any(isinstance(found, dict | list | tuple) for found in value):
+        for number, found in enumerate(value):
+            yield from _leaves(f"{path}.{number}", found)
+    else:
+        yield path, ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _cell(value: Any) -> str:

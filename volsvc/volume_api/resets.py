@@ -140,6 +140,7 @@ class ResetRequests(RequestBase):
         correction = reset_records.correction_of(plan, situation)
         result: dict[str, Any] = {"calls": [], "written": reset_records.written_by(situation, correction)}
         if plan.force is not None:
+            result["forced"] = str(plan.force)
             result["storage_last_said"] = self._last_said(situation.resource.id)
             result["attachments_before"] = inspection.report(situation, None)["attachments"]
         operation, cancelled = self._store.correct(intent, correction, result)

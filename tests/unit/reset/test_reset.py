@@ -118,6 +118,7 @@ def test_skip_asks_nobody_and_keeps_what_the_storage_last_said(backend: Backend)
     assert (backend.row(volume).status, backend.attachments(volume)) == ("available", [])
     operation = backend.last_reset(volume)
     assert (operation.state, operation.host, operation.user_id) == ("done", None, ADMIN.user_id)
+    assert operation.result["forced"] == "skip"
     assert operation.result["storage_last_said"]["exports"] == inspected["storage"]["exports"] == [attachment.id]
     assert [found["id"] for found in operation.result["attachments_before"]] == [attachment.id]
     assert any("no record knows" in words for words in backend.inspect(volume)["disagreements"])
