@@ -6,6 +6,7 @@ swap beside a driver that serves, and the rest after it.
 
 from __future__ import annotations
 
+import importlib
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ class DriverInit(Generic[DriverT, StatsT]):
         return [step(name, run) for name, run in calls]
 
     def _load(self, candidate: Candidate[DriverT, StatsT]) -> None:
+        # A library that was installed since the attempt before must be found by this one.
+        importlib.invalidate_caches()
         candidate.blueprint = self.load_blueprint()
         candidate.driver = candidate.blueprint.build()
 

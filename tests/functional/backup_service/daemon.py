@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from volsvc import models
@@ -17,17 +18,18 @@ class BackupDaemon(Daemon):
     def __init__(self, program: str = "volsvc-backup", **options: Any) -> None:
         super().__init__(program=program, options={})
         self.store = self.root / "store"
+        self.database = "volsvc.sqlite"
         self.settings: dict[str, Any] = {"periodic_interval": 1, "backup_posix_path": self.store, **options}
         self.write()
 
-    def write(self, **options: Any) -> None:
-        """Write the configuration, some options changed."""
+    def write(self, groups: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> None:
+        """Write the configuration, some options changed, with these groups besides [DEFAULT]."""
         self.settings |= options
-        self.configure(self.settings, {})
+        self.configure(self.settings, groups or {})
 
     @property
     def records(self) -> SqlStore:
-        return SqlStore(create_engine(f"sqlite:///{self.state}/volsvc.sqlite"))
+        return SqlStore(create_engine(f"sqlite:///{self.state}/{self.database}"))
 
     @property
     def row(self) -> models.Service:

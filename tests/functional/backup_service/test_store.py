@@ -190,6 +190,27 @@ def test_the_admins_reload_reaches_the_backup_daemon(make_backups: Make) -> None
     assert daemon.manage("config", "check", "--diff", "node")[1].endswith("runs on the same settings\n")
 
 
+def test_a_reload_takes_it_to_another_database_and_transport(
+    make_backups: Make, make_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = make_backups()
+    daemon.store.mkdir()
+    daemon.start()
+    first = daemon.wait_state("ready").backend_uuid
+    daemon.database = "new.sqlite"
+    connection = f"sqlite:///{daemon.state}/{daemon.database}"
+    daemon.write({"database": {"connection": connection}}, transport_url=f"unix://{daemon.root}/other")
+    assert reload(daemon)["error"] is None
+    row = daemon.row
+    assert (row.is_up, row.backend_uuid, row.state) == (True, first, "ready")
+    assert daemon.manage("service", "reinit", "node") == (0, "node: ready already\n")
+    make_daemon(daemon.root, program="volsvc-volume").start()
+    user = User(make_daemon(daemon.root, program="volsvc-api").start().wait_ready())
+    volume = user.create(1)
+    backup = user.cinder.backups.create(volume.id)
+    wait_until(lambda: user.cinder.backups.get(backup.id).status == "available", "the backup")
+
+
 def test_one_backup_daemon_serves_a_host_and_its_successor_starts_at_once_after_a_kill(
     make_backups: Make, make_daemon: Callable[..., Daemon]
 ) -> None:
