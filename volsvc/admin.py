@@ -10,7 +10,7 @@ from typing import Any
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.control import describe_intent, reinit_intent, reload_intent
-from volsvc.ports import Intent, Store
+from volsvc.ports import Correction, Intent, Query, Store
 from volsvc.service_words import describe_service
 
 POLL_S = 0.1
@@ -65,16 +65,50 @@ class AdminRequests:
             raise exc.ServiceNotFound(f"no daemon of {host or 'any host'} is known; 'service list' shows them")
         return list(found.values())
 
-    def forget_storage(self, host: str) -> None:
-        """Drop the identity of a service's storage.  Raises ``Conflict`` while records say that it holds something."""
+    def forget_storage(self, host: str, *, is_lost: bool = False) -> int:
+        """Drop the identity of a service's storage; returns how many backups were given up.
+
+        ``is_lost``: a backup service's store will never be there again. Its backups become errors, which can be
+        deleted without it; if it is found after all, a reset to 'available' takes each back.  Repeatable.
+        Raises ``Conflict`` while records say that the storage holds something, or a service is up that has it.
+        """
         from volsvc.backup.driver_init import has_backups
 
         service = self._find(host)
         if self._store.volumes_on(host) or self._store.snapshots_on(host):
             raise exc.Conflict(reason=f"{host} has volumes or snapshots; they are on the storage that it knows")
+        given_up = 0
+        if service.serves_backups and is_lost:
+            self._require_lost(service)
+            given_up = self._give_up_backups(host)
         if service.serves_backups and has_backups(self._store, host):
-            raise exc.Conflict(reason=f"{host} has backups; they are in the store that it knows")
+            raise exc.Conflict(
+                reason=f"{host} has backups; they are in the store that it knows. If that one will never be there "
+                "again, --lost gives them up"
+            )
         self._store.report_service(service.id, {"backend_uuid": None})
+        return given_up
+
+    def _require_lost(self, service: models.Service) -> None:
+        for other in self._store.list_services():
+            has_it = other.id == service.id or (
+                other.backend_uuid is not None and other.backend_uuid == service.backend_uuid
+            )
+            if other.serves_backups and other.is_up and has_it:
+                raise exc.Conflict(reason=f"{other.host} is up and has this store; it isn't lost")
+
+    def _give_up_backups(self, host: str) -> int:
+        given_up = 0
+        while True:
+            query = Query(filters={"host": host, "is_stored": True}, limit=100)
+            backups = self._store.list_backups(query).items
+            for backup in backups:
+                lost = {"is_stored": False, "fail_reason": f"the store {backup.store_uuid} was lost"}
+                intent = Intent("backup_reset", _context(), backup.id, host=host, args={"status": "error"})
+                self._store.correct(intent, Correction(status="error", columns=lost), {"lost": True})
+            given_up += len(backups)
+            if not backups:
+                return given_up
 
     def _find(self, host: str) -> models.Service:
         services = self._store.list_services()

@@ -56,6 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
         "let a backend without volumes, or a backup service without backups, begin on another storage",
     )
     forget.add_argument("host", metavar="HOST[@BACKEND]", help=whose)
+    forget.add_argument(
+        "--lost",
+        action="store_true",
+        help="a backup service's store will never be there again: give its backups up, they become errors that can be "
+        "deleted",
+    )
     reinit = _command(
         service, "reinit", service_reinit, "have a driver that is not ready try now, and say how it ended"
     )
@@ -175,7 +181,9 @@ def service_list(settings: Settings, args: argparse.Namespace) -> int:
 def service_forget_storage(settings: Settings, args: argparse.Namespace) -> int:
     from volsvc.admin import AdminRequests
 
-    AdminRequests(_store(settings)).forget_storage(args.host)
+    given_up = AdminRequests(_store(settings)).forget_storage(args.host, is_lost=args.lost)
+    if args.lost:
+        print(f"{args.host}: {given_up} backups are errors now and can be deleted")
     print(f"{args.host}: the next attempt takes the storage that it finds; 'service reinit' makes one now")
     return 0
 

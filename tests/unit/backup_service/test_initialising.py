@@ -18,6 +18,7 @@ from volsvc.db.store import SqlStore
 from volsvc.drivers.fake_script import Script
 from volsvc.manager_reload import BackendChange, prepare_backend
 from volsvc.operations import RunnerSettings
+from volsvc.ports import Guards
 from volsvc.rpc.local_doorbell import LocalDoorbell
 from volsvc.testing.daemon import wait_until
 from volsvc.testing.notifier import RecordingNotifier
@@ -333,6 +334,27 @@ def test_a_store_with_backups_in_it_is_not_forgotten(service: Service) -> None:
     with pytest.raises(exc.Conflict, match="has backups"):
         AdminRequests(service.records).forget_storage(b.BACKUP_HOST)
     assert service.row().backend_uuid is not None
+
+
+def test_a_store_that_is_lost_for_good_is_given_up_with_its_backups(service: Service) -> None:
+    manager = service.start()
+    first = service.wait_state("ready").backend_uuid
+    backup_id = kept_backup(service).id
+    admin = AdminRequests(service.records)
+    with pytest.raises(exc.Conflict, match="is up"):
+        admin.forget_storage(b.BACKUP_HOST, is_lost=True)
+    service.store.objects.objects.clear()
+    service.wait_state("lost")
+    assert admin.forget_storage(b.BACKUP_HOST, is_lost=True) == 1
+    assert admin.forget_storage(b.BACKUP_HOST, is_lost=True) == 0
+    manager.reinit()
+    assert service.wait_state("ready").backend_uuid not in (None, first)
+    backup = service.records.get_backup(backup_id)
+    assert (backup.status, backup.is_stored) == ("error", False)
+    assert "was lost" in (backup.fail_reason or "")
+    b.submit(service.records, b.intent("backup_forget", backup_id, guards=Guards(never_stored=backup_id)))
+    with pytest.raises(exc.BackupNotFound):
+        service.records.get_backup(backup_id)
 
 
 def test_a_store_that_is_replaced_while_it_serves_takes_it_down(service: Service) -> None:
