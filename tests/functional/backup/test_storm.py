@@ -56,7 +56,7 @@ class Storm:
             connection.close()
         return response.status, json.loads(text) if text else None
 
-    def ask(self, what: str, method: str, path: str, body: Any = None) -> None:
+    def ask(self, what: str, method: str, path: str, body: Any = None) -> Answer:
         status, answer = self.call(method, path, body)
         # A reset says so when the store hasn't the backup, or something doesn't stop for it.
         is_right = status < 500 or status == 503 or (what == "reset" and "was not reset" in str(answer))
@@ -64,6 +64,7 @@ class Storm:
             self.answers[what, status] += 1
             if not is_right:
                 self.wrong.append(f"{what} {path}: {status} {answer}")
+        return status, answer
 
     def find(self, collection: str) -> list[dict[str, Any]]:
         status, answer = self.call("GET", f"/{collection}" + ("/detail" if collection != "operations" else ""))
@@ -130,12 +131,16 @@ class Storm:
         if found and len(self.find("backups")) < BACKUPS:
             chosen = rng.choice(found)
             body = {"backup": {"volume_id": chosen["volume_id"], "snapshot_id": chosen["id"]}}
-            self.ask("back up", "POST", "/backups", body)
+            status, answer = self.ask("back up", "POST", "/backups", body)
+            if status == 202 and rng.random() < 0.5:
+                self.ask("delete", "POST", f"/backups/{answer['backup']['id']}/action", {"os-force_delete": {}})
 
     def _restore(self, rng: random.Random) -> None:
         target = None if len(self.find("volumes")) < VOLUMES else self._pick(rng, "volumes")
-        path = f"/backups/{self._pick(rng, 'backups')}/restore"
-        self.ask("restore", "POST", path, {"restore": {"volume_id": target}})
+        path = f"/backups/{self._pick(rng, 'backups')}"
+        status, _ = self.ask("restore", "POST", f"{path}/restore", {"restore": {"volume_id": target}})
+        if status == 202 and rng.random() < 0.3:
+            self.ask("delete", "POST", f"{path}/action", {"os-force_delete": {}})
 
     def _delete(self, rng: random.Random) -> None:
         path = f"/backups/{self._pick(rng, 'backups')}"
