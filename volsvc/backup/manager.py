@@ -122,6 +122,7 @@ class BackupManager(DriverManager[BackupDriver, BackupStats, BackupManagerSettin
         """Also gives back what operations left that ended without their handler."""
         super().publish_service_capabilities()
         self._volumes.give_back_leftovers()
+        self._actions.remove_stale_journals()
 
     def reset_status(self, operation: models.Operation, control: OperationControl) -> Result:
         """Reset a backup: the store is asked first, see ``BackupReset``."""

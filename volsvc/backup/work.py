@@ -7,6 +7,7 @@ connection) is given back at its end, whichever that is, but kept while it waits
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import math
@@ -30,6 +31,7 @@ Action = Callable[[models.Operation, BackupDriver, OperationControl], Result]
 
 #: Pauses before a volume that can't be reached is tried again, seconds.
 RETRY_PAUSES_S = (0.5, 2.0, 5.0, 10.0)
+_JOURNAL = "restore-"
 #: These end nothing: the operation goes on later, or is another's already.
 _GOES_ON = (exc.OperationInterrupted, exc.OperationSuperseded, exc.BackendUnavailable, exc.StoreUnavailable)
 
@@ -133,7 +135,7 @@ class BackupActions:
         from volsvc.backup.engine.restore import FileJournal
 
         backup = self._store.get_backup(operation.resource_id)
-        journal = FileJournal(os.path.join(self._directory, f"restore-{operation.id}.json"), operation.id)
+        journal = FileJournal(os.path.join(self._directory, f"{_JOURNAL}{operation.id}.json"), operation.id)
         self._events.start("restore", operation, backup)
         try:
             self._require_store(backup, driver)
@@ -169,13 +171,28 @@ class BackupActions:
             work = ReportingWork("restore", operation, backup, control, self._events)
             restore_backup(driver, backup.id, sink, work, is_blank=is_new, journal=journal)
 
+    def remove_stale_journals(self) -> None:
+        """Remove those of restores that have ended without their handler.  Repeatable; raises ``StoreUnavailable``."""
+        for name in os.listdir(self._directory):
+            if not name.startswith(_JOURNAL):
+                continue
+            operation_id = name.removeprefix(_JOURNAL).partition(".")[0]
+            with contextlib.suppress(exc.OperationNotFound):
+                if self._store.get_operation(operation_id).is_open:
+                    continue
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._directory, name))
+
     # -- delete, import ------------------------------------------------------------------------
 
     def delete_backup(self, operation: models.Operation, driver: BackupDriver, control: OperationControl) -> Result:
         """Delete what the store holds of a backup, then its record."""
         from volsvc.backup.engine.delete import delete_backup
 
-        backup = self._store.get_backup(operation.resource_id)
+        try:
+            backup = self._store.get_backup(operation.resource_id)
+        except exc.BackupNotFound:
+            return Result()  # a deletion that was asked for before this one has done it
         self._events.start("delete", operation, backup)
         try:
             self._volumes.give_back_snapshot(backup)

@@ -191,6 +191,32 @@ def test_force_delete_stops_a_backup_and_leaves_nothing(world: World) -> None:
     world.nothing_is_lent()
 
 
+def test_deleting_a_backup_that_another_deletion_has_deleted_succeeds(world: World) -> None:
+    backup = b.add_backup(world.store, world.backend.volume(), is_stored=False)
+    first, second = world.delete(backup), world.delete(backup, "backup_force_delete")
+    world.serve()
+    world.ended(first)
+    world.ended(second)
+    with pytest.raises(exc.BackupNotFound):
+        world.store.get_backup(backup.id)
+
+
+def test_journals_of_restores_that_ended_without_their_handler_are_removed(world: World) -> None:
+    volume = world.backend.volume()
+    backup = b.add_backup(world.store, volume)
+    ended = world.restore(backup, volume)
+    world.store.request_cancel(ended)
+    waiting = world.restore(backup, volume)
+    stale = [world.path / f"restore-{name}" for name in (f"{ended}.json", f"{ended}.json.new", f"{b.new_id()}.json")]
+    kept = [world.path / f"restore-{waiting}.json", world.path / "another-file"]
+    for path in (*stale, *kept):
+        path.write_text("{}")
+    world.script.set("do_setup", fail=100, error="BackendUnavailable")
+    world.start()
+    wait_until(lambda: not any(path.exists() for path in stale), "the stale journals to go")
+    assert all(path.exists() for path in kept)
+
+
 def test_a_backup_of_another_store_is_not_called_deleted(world: World) -> None:
     world.serve()
     volume = world.backend.volume()
