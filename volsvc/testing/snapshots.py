@@ -23,11 +23,12 @@ def options_of(part: _DeclaresOptions, group: str = "backend", **values: Any) ->
     # Defaults may refer to it.
     conf.register_opts([cfg.HostAddressOpt("my_ip", default="127.0.0.1")])
     conf.register_opts(declared, group=group)
-    conf([], project="volsvc", default_config_files=[], default_config_dirs=[])
     unknown = set(values) - {opt.dest for opt in declared}
     if unknown:
         raise KeyError(f"not declared by {part}: {sorted(unknown)}")
     for name, value in values.items():
         if value is not None:
             conf.set_override(name, value, group=group)
+    # After the values are there: it looks for those that are required.
+    conf([], project="volsvc", default_config_files=[], default_config_dirs=[])
     return Options({opt.dest: conf[group][opt.dest] for opt in declared}, group=group)
