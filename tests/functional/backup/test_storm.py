@@ -188,6 +188,7 @@ def test_after_a_storm_nothing_goes_on_and_nothing_is_left(make_daemon: Callable
     assert store.list_stuck() == []
     temporary = [found for found in store.list_snapshots(Query()).items if (found.name or "").startswith("backup_")]
     assert temporary == []
+    wait_until(lambda: not files_under(daemon.state / "backup-journals"), "the journals of all restores to go")
 
     for backup in store.list_backups(Query()).items:
         storm.ask("delete", "POST", f"/backups/{backup.id}/action", {"os-force_delete": {}})
