@@ -52,7 +52,8 @@ class ApiPart:
                 queue_timeout_s=service.operation_queue_timeout,
                 availability_zone=service.storage_availability_zone,
                 max_waiting=max(1, settings.api.api_threads // 4),
-                max_waiting_in_all=max(1, settings.api.api_threads // 2),
+                max_attaching=max(1, settings.api.api_threads * 5 // 8),
+                max_waiting_in_all=max(1, settings.api.api_threads * 7 // 8),
             ),
         )
         return build_app(volume_api, settings.api, policy=Policy(settings.policy_file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 import pytest
 
@@ -11,22 +12,44 @@ from volsvc.volume_api.waiting_room import WaitingRoom
 
 
 def test_one_backend_takes_only_its_places_and_gives_them_back() -> None:
-    room = WaitingRoom(2, 10)
-    with room.place("a@one"), room.place("a@one"):
-        with pytest.raises(exc.BackendBusy, match="2 requests wait for the backend a@one"), room.place("a@one"):
+    room = WaitingRoom(10)
+    with room.place("reset", "a@one", 2), room.place("reset", "a@one", 2):
+        with (
+            pytest.raises(exc.BackendBusy, match="2 requests wait for the backend a@one"),
+            room.place("reset", "a@one", 2),
+        ):
             pass
-        with room.place("a@two"):
+        with room.place("reset", "a@two", 2), room.place("attach", "a@one", 2):
             pass
-    with room.place("a@one"), room.place("a@one"):
+    with room.place("reset", "a@one", 2), room.place("reset", "a@one", 2):
         pass
 
 
 def test_several_backends_that_hang_leave_threads_for_what_needs_none() -> None:
-    room = WaitingRoom(2, 5)
+    room = WaitingRoom(5)
     with contextlib.ExitStack() as stack:
         for host in ("a@one", "a@one", "a@two", "a@two", "a@three"):
-            stack.enter_context(room.place(host))
-        with pytest.raises(exc.BackendBusy, match="5 requests wait for backends"), room.place("a@three"):
+            stack.enter_context(room.place("attach", host, 2))
+        with (
+            pytest.raises(exc.BackendBusy, match="5 requests wait for backends"),
+            room.place("reset", "a@three", 2, patience_s=0.01),
+        ):
             pass
-    with room.place("a@three"):
+    with room.place("reset", "a@three", 2):
         pass
+
+
+def test_who_is_patient_gets_the_place_that_somebody_leaves() -> None:
+    room = WaitingRoom(1)
+    has_entered = threading.Event()
+
+    def enter() -> None:
+        with room.place("attach", "a@one", 1, patience_s=30):
+            has_entered.set()
+
+    with room.place("attach", "a@two", 1):
+        waiting = threading.Thread(target=enter, daemon=True)
+        waiting.start()
+        assert not has_entered.wait(0.1)
+    assert has_entered.wait(20)
+    waiting.join(20)

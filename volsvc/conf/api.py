@@ -39,7 +39,8 @@ OPTS = [
         min=1,
         max=1024,
         help="Requests that are answered at a time, each in a thread. A request that waits for a daemon (attach, "
-        "detach) holds its thread until the answer. A reload applies it.",
+        "detach, reset) holds its thread until the answer; seven eighths of the threads may wait so, and others are "
+        "refused with 503 until one is answered. A reload applies it.",
     ),
     cfg.IntOpt(
         "api_request_timeout",

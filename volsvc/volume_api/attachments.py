@@ -6,6 +6,7 @@ operation's end; see ``RequestBase._await`` for what happens when it doesn't com
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from volsvc.ports import Guards, Intent, Page, Query
 from volsvc.volume_api.base import LOG, RequestBase, new_id, scope_of, scoped
 
 MODES = ("rw", "ro")
+PATIENCE_S = 3.0
 
 
 class AttachmentRequests(RequestBase):
@@ -30,7 +32,7 @@ class AttachmentRequests(RequestBase):
         """Reserve a volume, and with a connector connect it at once.
 
         Raises ``StatusConflict``, ``InvalidVolume`` for a second attachment of a volume that isn't
-        multiattach, ``ServiceDown`` (nothing is left recorded then), or what the driver raised.
+        multiattach, ``ServiceDown`` and ``BackendBusy`` (nothing is left recorded then), or what the driver raised.
         """
         volume = self._get_volume(context, volume_id)
         chosen_mode = check_mode(mode or (connector or {}).get("mode"))
@@ -45,21 +47,19 @@ class AttachmentRequests(RequestBase):
             mountpoint=(connector or {}).get("mountpoint"),
             attached_host=(connector or {}).get("host"),
         )
+        intent = Intent(
+            action="attachment_create" if connector else "attachment_reserve",
+            context=context,
+            resource_id=attachment.id,
+            second_id=volume_id,
+            host=models.backend_of(volume.host or "") if connector else None,
+            insert=attachment,
+            guards=Guards(single_attachment=None if volume.is_multiattach else volume_id),
+        )
         if connector:
-            self._require_up(volume.host)
-        operation = self._submit(
-            Intent(
-                action="attachment_create" if connector else "attachment_reserve",
-                context=context,
-                resource_id=attachment.id,
-                second_id=volume_id,
-                host=models.backend_of(volume.host or "") if connector else None,
-                insert=attachment,
-                guards=Guards(single_attachment=None if volume.is_multiattach else volume_id),
-            )
-        )[0]
-        if connector:
-            self._await(operation, take_back=True)
+            self._connect(volume.host, intent)
+        else:
+            self._submit(intent)
         return self._store.get_attachment(attachment.id)
 
     def update_attachment(
@@ -70,8 +70,8 @@ class AttachmentRequests(RequestBase):
         if not connector:
             raise exc.InvalidInput(reason="connector is empty; it must say at least which host connects.")
         volume = self._store.get_volume(attachment.volume_id)
-        self._require_up(volume.host)
-        operation = self._submit(
+        self._connect(
+            volume.host,
             Intent(
                 action="attachment_connect",
                 context=context,
@@ -84,9 +84,8 @@ class AttachmentRequests(RequestBase):
                     "mountpoint": connector.get("mountpoint"),
                     "attached_host": connector.get("host"),
                 },
-            )
-        )[0]
-        self._await(operation, take_back=True)
+            ),
+        )
         return self._store.get_attachment(attachment_id)
 
     def complete_attachment(self, context: models.RequestContext, attachment_id: str) -> None:
@@ -127,10 +126,22 @@ class AttachmentRequests(RequestBase):
         if is_connected:
             try:
                 self._require_up(volume.host)
-                self._await(operation, take_back=False)
-            except (exc.ServiceDown, exc.OperationTimeout) as error:
+                with self._waiting_place(volume.host):
+                    self._await(operation, take_back=False)
+            except (exc.ServiceDown, exc.OperationTimeout, exc.BackendBusy) as error:
                 LOG.warning("attachment %s: detached later, by operation %s: %s", attachment_id, operation.id, error)
         return self._store.attachments_of([attachment.volume_id]).get(attachment.volume_id, [])
+
+    def _connect(self, host: str | None, intent: Intent) -> None:
+        """Record, and wait for the end; nothing is left recorded when it can't begin."""
+        self._require_up(host)
+        with self._waiting_place(host):
+            self._await(self._submit(intent, rings=False)[0], take_back=True)
+
+    def _waiting_place(self, host: str | None) -> contextlib.AbstractContextManager[None]:
+        """A short wait: others make room within that unless the backend hangs."""
+        backend = models.backend_of(host or "")
+        return self._waiting_room.place("attach", backend, self._settings.max_attaching, patience_s=PATIENCE_S)
 
     def get_attachment(self, context: models.RequestContext, attachment_id: str) -> models.Attachment:
         return self._store.get_attachment(attachment_id, project_id=scope_of(context))

@@ -25,11 +25,13 @@ MAX_SIZE_GB = 1024 * 1024  # a PiB: beyond it a typing error is likelier than a 
 class ApiSettings:
     """``response_timeout_s``: how long a request waits for an operation's result.
     ``queue_timeout_s``: how long recorded work waits for a backend that isn't ready, 0 = for ever.
-    ``max_waiting``: resets and inspections that wait for one backend at a time, ``max_waiting_in_all`` for any."""
+    ``max_waiting``: resets and inspections that wait for one backend at a time; ``max_attaching``: attaches
+    and detaches; ``max_waiting_in_all``: all of these, for any backend."""
 
     response_timeout_s: float = 60.0
     max_waiting: int = 8
-    max_waiting_in_all: int = 16
+    max_attaching: int = 20
+    max_waiting_in_all: int = 28
     queue_timeout_s: float = 3600.0
     availability_zone: str = "nova"
 
@@ -44,7 +46,7 @@ class RequestBase:
         self._doorbell = doorbell
         self._settings = settings
         self._clock = clock
-        self._waiting_room = WaitingRoom(settings.max_waiting, settings.max_waiting_in_all)
+        self._waiting_room = WaitingRoom(settings.max_waiting_in_all)
 
     # -- recording -------------------------------------------------------------------
 

@@ -177,7 +177,7 @@ class ResetRequests(RequestBase):
     def _ask(self, host: str | None, submit: Callable[[], models.Operation]) -> models.Operation:
         """Record and wait for the end, for as long as the daemon is there; what has not begun then is taken back."""
         self._require_up(host)
-        with self._waiting_room.place(models.backend_of(host or "")):
+        with self._waiting_room.place("reset", models.backend_of(host or ""), self._settings.max_waiting):
             operation = submit()
             return self._await_present(operation, host or "")
 

@@ -229,6 +229,24 @@ def test_a_hanging_driver_is_answered_in_time_while_others_are_served(make_daemo
         wait_until(lambda v=volume: reset(user, v)[0] == 202, "the volume to be let go")  # type: ignore[misc]
 
 
+def test_attaches_that_hang_leave_threads_for_everybody_else(make_daemon: Callable[..., Daemon]) -> None:
+    scripted = ScriptedDaemon(make_daemon(), rpc_response_timeout=20, api_threads=8)
+    user = User(scripted.daemon.start().wait_ready())
+    volumes = [user.create(1) for _ in range(8)]
+    scripted.write({"initialize_connection": {"hang": True}})
+    bodies = [{"attachment": {"volume_uuid": volume.id, "connector": CONNECTOR}} for volume in volumes]
+    requests = [Request(lambda b=body: user.call("POST", "/attachments", b)) for body in bodies]  # type: ignore[misc]
+    wait_until(lambda: sum(request.has_ended for request in requests) == 3, "those without a place to be refused")
+    user.create(1)
+    scripted.write({})
+    assert all(request.ended_well() for request in requests)
+    answers = [request.answer for request in requests]
+    assert sorted(status for status, _ in answers) == [200] * 5 + [503] * 3
+    assert all("5 requests wait for the backend" in words(answer) for answer in answers if answer[0] == 503)
+    statuses = sorted(user.cinder.volumes.get(volume.id).status for volume in volumes)
+    assert statuses == ["attaching"] * 5 + ["available"] * 3, "nothing is left of those that were refused"
+
+
 @pytest.mark.slow
 def test_an_exporter_that_hangs_is_killed_to_sever_its_client(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
