@@ -287,6 +287,12 @@ class WorkStore(Protocol):
     def expire_queued(self, host: str) -> list[models.Operation]:
         """End queued operations of this host whose deadline has passed."""
 
+    def renew_deadlines(self, host: str, timeout_s: float) -> int:
+        """Move the deadlines of this host's queue to ``timeout_s`` from now where they are nearer than half of that.
+
+        By who is ready: a deadline is for work that nobody is there to do, not for a long queue.  Returns how many.
+        """
+
     def register_service(self, host: str, binary: str, fields: Mapping[str, Any]) -> models.Service: ...
     def report_service(self, service_id: int, fields: Mapping[str, Any]) -> None: ...
     def beat(self, service_ids: Sequence[int]) -> None:

@@ -151,6 +151,12 @@ def _still_has_snapshots(connection: sa.Connection, row: sa.Row[Any]) -> bool:
     return guards.count_snapshots(connection, row.resource_id) > 0
 
 
+def renew_deadlines(connection: sa.Connection, host: str, timeout: dt.timedelta, now: dt.datetime) -> int:
+    """Give what waits in the queue of ``host`` as long again; see ``ports.WorkStore``."""
+    is_due = sa.and_(_o.state == _QUEUED, _o.host == host, _o.deadline_at < now + timeout / 2)
+    return connection.execute(sa.update(_ops).where(is_due).values(deadline_at=now + timeout)).rowcount
+
+
 def expire_queued(connection: sa.Connection, host: str, now: dt.datetime) -> list[models.Operation]:
     """Fail what has waited for ``host`` beyond its deadline, in its queue or beside it."""
     query = (

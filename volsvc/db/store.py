@@ -106,6 +106,9 @@ class SqlStore:
     def expire_queued(self, host: str) -> list[models.Operation]:
         return self._write(lambda c: endings.expire_queued(c, host, self._now()))
 
+    def renew_deadlines(self, host: str, timeout_s: float) -> int:
+        return self._write(lambda c: endings.renew_deadlines(c, host, dt.timedelta(seconds=timeout_s), self._now()))
+
     def withdraw(self, operation_id: str) -> bool:
         return self._write(lambda c: endings.withdraw(c, operation_id, self._now()))
 

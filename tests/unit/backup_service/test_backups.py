@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 
 import pytest
 
 from tests.unit.backup_service.world import World
 from volsvc import exceptions as exc
+from volsvc.operations import RunnerSettings
 from volsvc.ports import Correction
 from volsvc.testing.daemon import wait_until
 from volsvc.testing.stores import builders as b
@@ -199,6 +201,25 @@ def test_deleting_a_backup_that_another_deletion_has_deleted_succeeds(world: Wor
     world.ended(second)
     with pytest.raises(exc.BackupNotFound):
         world.store.get_backup(backup.id)
+
+
+def test_a_backup_that_waits_for_others_does_not_come_to_its_deadline(world: World) -> None:
+    first, second = world.backend.volume(), world.backend.volume()
+    world.fill(first, seed=1)
+    world.serve(runner=RunnerSettings(workers=1, sweep_interval_s=0.05), queue_timeout_s=600.0)
+    world.script.set("put", delay_s=1.0)
+    running = world.create(first)
+    wait_until(lambda: world.script.calls("put") > 0, "the first one to run")
+    soon = b.utcnow() + dt.timedelta(seconds=10)
+    wanted = dataclasses.replace(b.backup_intent(second, second_id=second.id), deadline_at=soon)
+    waiting = b.submit(world.store, wanted)
+    wait_until(
+        lambda: (world.store.get_operation(waiting.id).deadline_at or soon) > soon + dt.timedelta(seconds=300),
+        "its deadline to be renewed",
+    )
+    world.script.clear()
+    world.ended(running)
+    world.ended(waiting.id)
 
 
 def test_journals_of_restores_that_ended_without_their_handler_are_removed(world: World) -> None:

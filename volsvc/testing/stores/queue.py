@@ -215,6 +215,27 @@ class TakeBackContract:
             store.get_attachment(wanted.resource_id)
         assert store.get_operation(waiting.id).state == "queued"
 
+    def test_a_deadline_is_renewed_when_half_of_it_is_over(self, store: Store) -> None:
+        hour = 3600.0
+        now = b.utcnow()
+        wanted = {
+            minutes: b.submit(
+                store, b.create_intent(b.volume_record(), deadline_at=now + dt.timedelta(minutes=minutes))
+            )
+            for minutes in (-5, 20, 40)
+        }
+        endless = b.submit(store, b.create_intent(b.volume_record()))
+        beside = b.submit(store, b.intent("volume_inspect", b.add_volume(store).id, deadline_at=PAST))
+        assert store.renew_deadlines("host@other", hour) == 0
+        assert store.renew_deadlines(b.HOST, hour) == 2
+        assert store.renew_deadlines(b.HOST, hour) == 0
+        for minutes, operation in wanted.items():
+            deadline = store.get_operation(operation.id).deadline_at
+            assert deadline is not None
+            assert (deadline - now > dt.timedelta(minutes=55)) == (minutes < 30)
+        assert store.get_operation(endless.id).deadline_at is None
+        assert [operation.id for operation in store.expire_queued(b.HOST)] == [beside.id]
+
     def test_expired_work_that_was_begun_once_may_have_changed_the_storage(self, store: Store) -> None:
         volume = b.add_volume(store)
         operation = b.submit(
