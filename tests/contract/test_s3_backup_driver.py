@@ -187,8 +187,11 @@ def test_refused_keys_are_unavailable_and_mended_at_the_server(harness: S3Harnes
     driver.do_setup()
     for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"):
         proxy.faults = [Fault(times=1, status=403, code=code)]
-        with pytest.raises(exc.BackendUnavailable, match=code):
+        with pytest.raises(exc.BackendUnavailable, match=f"refuses these keys.*{code}"):
             driver.check()
+        proxy.faults = [Fault(times=1, status=403, code=code)]
+        with pytest.raises(exc.BackendUnavailable, match=f"refuses these keys.*{code}"):
+            driver.put("name", b"1")
     driver.check()
 
 

@@ -26,6 +26,8 @@ from volsvc.driver_libraries import missing_library
 _PAGE = 1000
 #: What S3 servers say when there is no room or the quota is used up.
 _FULL_WORDS = ("QuotaExceeded", "InsufficientStorage", "StorageFull", "507 ")
+#: Refused lists come as an error like any other from the library.
+_REFUSED_WORDS = ("403 Forbidden", "401 Unauthorized")
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,200})"')
 _RETRY_BACKOFF = {"init_backoff": dt.timedelta(milliseconds=200), "max_backoff": dt.timedelta(seconds=5), "base": 2}
@@ -226,7 +228,8 @@ class S3BackupDriver(BackupDriver):
             return exc.BackendUnavailable(reason=f"{self} does not exist; create it, or correct backup_s3_store_bucket")
         if isinstance(error, FileNotFoundError) and name is not None:
             return exc.BackupObjectMissing(store=str(self), id=name)
-        if isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError):
+        is_refused = isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError)
+        if is_refused or any(word in text for word in _REFUSED_WORDS):
             return exc.BackendUnavailable(
                 reason=f"{self} refuses these keys to {doing}; correct them here or what they may do there ({text})"
             )
