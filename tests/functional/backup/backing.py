@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.functional.backup import scripted_drivers
 from tests.functional.user import DEADLINE_S, MIB, User, fill, is_passing
-from volsvc.backup.drivers.base import MARKER_NAME, BackupDriverContext
+from volsvc.backup.drivers.base import MARKER_NAME, BackupDriver, BackupDriverContext
 from volsvc.backup.drivers.posix import PosixBackupDriver
 from volsvc.backup.engine.scan import scan
 from volsvc.backup.engine.verify import verify_backup
@@ -141,8 +141,13 @@ def open_store(path: pathlib.Path) -> PosixBackupDriver:
 
 
 def require_store(path: pathlib.Path, expected: Iterable[str]) -> None:
-    """What ``expected`` names is there, whole by its last byte; no other object is."""
-    driver = open_store(path)
+    """What ``expected`` names is there, whole by its last byte; no other object or file is."""
+    require_objects(open_store(path), expected)
+    assert not list_files(path / ".part")
+
+
+def require_objects(driver: BackupDriver, expected: Iterable[str]) -> None:
+    """The same, of any store."""
     found = {item.backup_id: item for item in scan(driver)}
     assert not [item for item in found.values() if item.root is None], "an unfinished or damaged backup"
     assert set(found) == set(expected)
@@ -154,7 +159,6 @@ def require_store(path: pathlib.Path, expected: Iterable[str]) -> None:
     stored = {item.name for page in driver.list("") for item in page}
     assert stored - needed == set(), "objects that no backup needs"
     assert needed - stored <= {names.started(backup_id) for backup_id in found}
-    assert not list_files(path / ".part")
 
 
 # -- bytes --------------------------------------------------------------------------------------------
