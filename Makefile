@@ -17,12 +17,14 @@ help:
 
 $(VENV)/.runtime: pyproject.toml constraints.txt tools/bootstrap.sh
 	@tools/bootstrap.sh runtime
+	@echo "installing Python packages into $(VENV); this takes a minute"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . python-cinderclient
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
 	@tools/bootstrap.sh test
+	@echo "installing what the tests need into $(VENV); this takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,basic-auth,s3]'
 	@touch $@
 
