@@ -21,6 +21,7 @@ PROJECT = "volsvc"
 QUIET = (
     "oslo_messaging=WARNING",
     "oslo_service=WARNING",
+    "oslo_service.backend._threading.service=ERROR",  # one process is what is wanted here, no reason for a warning
     "cotyledon=WARNING",
     "sqlalchemy=WARNING",
     "cheroot=WARNING",
