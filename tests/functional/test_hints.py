@@ -16,7 +16,13 @@ def test_the_commands_that_are_printed_work_as_they_stand(make_daemon: Callable[
     daemon = make_daemon(arguments=("--hints",)).start().wait_ready()
     printed = daemon.wait_for_log(r"(?s)Try, in another terminal:\n.*?\n(?=Ctrl-C)")
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  ")]
-    assert [re.split(r"\s", command)[0] for command in commands] == ["export", "cinder", "cinder", "volsvc"]
+    assert [re.split(r"\s", command)[0] for command in commands] == [
+        "export",
+        "cinder",
+        "cinder",
+        "volsvc",
+        "volsvc-manage",
+    ]
     if not os.path.exists(f"{re.search(r'PATH=([^:]+)', commands[0])[1]}/cinder"):
         pytest.skip("python-cinderclient is not installed beside this Python")
     clean = {
@@ -32,3 +38,4 @@ def test_the_commands_that_are_printed_work_as_they_stand(make_daemon: Callable[
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| first |" in done.stdout
     assert "volume_create" in done.stdout
+    assert re.search(r"\| cinder-volume .*\| up ", done.stdout)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ Try, in another terminal:
   cinder create --name first 1
   cinder list
   volsvc operation list
+  {manage} service list
 Ctrl-C stops it; volumes and their exporters stay.
 """
 
@@ -33,12 +36,18 @@ def build_parts(foundations: Foundations, args: argparse.Namespace) -> list[Part
     return [VolumePart(foundations), BackupPart(foundations), ApiPart(foundations)]
 
 
-def show_hints(parts: Sequence[Part]) -> None:
+def show_hints(args: argparse.Namespace, parts: Sequence[Part]) -> None:
     from volsvc.api_part import ApiPart
 
+    manage = ["volsvc-manage"]
+    for option, paths in (("--config-file", args.config_file), ("--config-dir", args.config_dir)):
+        for path in paths:
+            manage += [option, os.path.abspath(path)]
     for part in parts:
         if isinstance(part, ApiPart):
-            print(HINTS.format(url=part.server.address, programs=os.path.dirname(sys.executable)), flush=True)
+            programs = shlex.quote(os.path.dirname(sys.executable))
+            text = HINTS.format(url=part.server.address, programs=programs, manage=shlex.join(manage))
+            print(text, flush=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,8 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
-    hints = parser.parse_known_args(argv)[0].hints
-    return daemon.run(parser, build_parts, argv, show_hints if hints else lambda parts: None)
+    args = parser.parse_known_args(argv)[0]
+    on_ready = functools.partial(show_hints, args) if args.hints else lambda parts: None
+    return daemon.run(parser, build_parts, argv, on_ready)
 
 
 if __name__ == "__main__":
