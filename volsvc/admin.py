@@ -75,6 +75,8 @@ class AdminRequests:
         from volsvc.backup.driver_init import has_backups
 
         service = self._find(host)
+        if service.is_up and not is_lost:
+            raise exc.Conflict(reason=f"{host} is up and has its storage; there is nothing to forget")
         if self._store.volumes_on(host) or self._store.snapshots_on(host):
             raise exc.Conflict(reason=f"{host} has volumes or snapshots; they are on the storage that it knows")
         given_up = 0

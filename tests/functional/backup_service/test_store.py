@@ -173,6 +173,7 @@ def test_a_reload_moves_to_another_store_only_while_there_are_no_backups(make_ba
     assert "no marker" in reload(daemon)["error"]
     assert os.listdir(third) in ([], [".part"])
     assert daemon.row.is_up
+    assert daemon.stop() == 0
     code, words = daemon.manage("service", "forget-storage", "node")
     assert (code, "has backups" in words) == (1, True), words
 

@@ -330,7 +330,11 @@ def test_another_store_in_its_place_is_refused_until_it_is_forgotten(service: Se
 def test_a_store_with_backups_in_it_is_not_forgotten(service: Service) -> None:
     service.start()
     service.wait_state("ready")
+    with pytest.raises(exc.Conflict, match="is up and has its storage"):
+        AdminRequests(service.records).forget_storage(b.BACKUP_HOST)
     kept_backup(service)
+    service.script.set("check", fail=True, **FAILS)
+    service.wait_state("lost")
     with pytest.raises(exc.Conflict, match="has backups"):
         AdminRequests(service.records).forget_storage(b.BACKUP_HOST)
     assert service.row().backend_uuid is not None
@@ -344,9 +348,11 @@ def test_a_store_that_is_lost_for_good_is_given_up_with_its_backups(service: Ser
     with pytest.raises(exc.Conflict, match="is up"):
         admin.forget_storage(b.BACKUP_HOST, is_lost=True)
     service.store.objects.objects.clear()
+    service.script.set("do_setup", fail=True, **FAILS)
     service.wait_state("lost")
     assert admin.forget_storage(b.BACKUP_HOST, is_lost=True) == 1
     assert admin.forget_storage(b.BACKUP_HOST, is_lost=True) == 0
+    service.script.clear()
     manager.reinit()
     assert service.wait_state("ready").backend_uuid not in (None, first)
     backup = service.records.get_backup(backup_id)
