@@ -84,7 +84,9 @@ class ApiServer:
         try:
             self._server.prepare()
         except OSError as error:
-            raise exc.ConfigurationError(reason=f"the API can't listen on {self.address}: {error}") from error
+            raise exc.ConfigurationError(
+                reason=f"the API can't listen on {self.address}: {_why(self._server.bind_error or error)}"
+            ) from error
         if self._unix_path is not None:
             found = os.stat(self._unix_path)
             self._unix_inode = (found.st_dev, found.st_ino)
@@ -149,6 +151,17 @@ def build_server(app: WsgiApp, settings: Options) -> ApiServer:
     )
 
 
+def _why(error: OSError) -> str:
+    """What is wrong with an address, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return "another program has that port; stop it, or set osapi_volume_listen_port to another one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine doesn't have that address; mend osapi_volume_listen"
+    if error.errno == errno.EACCES:
+        return "only root may listen on that port; set osapi_volume_listen_port to one above 1023"
+    return exc.describe(error)
+
+
 def _clear_stale_socket(path: str) -> None:
     """Remove the socket that a killed server left; raises ``ConfigurationError`` if it is alive or no socket."""
     try:
@@ -189,6 +202,16 @@ class _Server(wsgi.Server):
         # cheroot's own pool waits without a bound for a worker that doesn't come back.
         self.requests = Workers(self, threads)
         self._unix_mode = unix_mode
+        self.bind_error: OSError | None = None
+
+    def bind(self, family: int, type: int, proto: int = 0) -> socket.socket:
+        """Remembers why not: what cheroot raises at the end has no errno."""
+        try:
+            listener: socket.socket = super().bind(family, type, proto)
+        except OSError as error:
+            self.bind_error = error
+            raise
+        return listener
 
     def bind_unix_socket(self, bind_addr: str) -> socket.socket:
         """Never more permissive than asked for, not even for the moment between bind and chmod."""
