@@ -143,7 +143,8 @@ def open_store(path: pathlib.Path) -> PosixBackupDriver:
 def require_store(path: pathlib.Path, expected: Iterable[str]) -> None:
     """What ``expected`` names is there, whole by its last byte; no other object or file is."""
     require_objects(open_store(path), expected)
-    assert not list_files(path / ".part")
+    # A check of the service has one there for a moment.
+    wait_until(lambda: not list_files(path / ".part"), "no unfinished file to be in the store", 10)
 
 
 def require_objects(driver: BackupDriver, expected: Iterable[str]) -> None:

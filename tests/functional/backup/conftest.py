@@ -14,8 +14,8 @@ from volsvc.testing.daemon import Daemon
 @pytest.fixture(scope="session")
 def backup_daemon() -> Iterator[Daemon]:
     """volsvc-all on the embedded default, which looks for work often."""
-    with Daemon(options=QUICK).start() as daemon:
-        daemon.wait_ready()
+    with Daemon(options=QUICK) as daemon:
+        daemon.start().wait_ready()
         yield daemon
         assert daemon.stop() == 0, daemon.words()[-2000:]
 

@@ -32,7 +32,7 @@ class Place:
 
     def __init__(self, make_daemon: Callable[..., Daemon], *programs: str) -> None:
         first = make_daemon(program=programs[0])
-        self.scripted = ScriptedBackups(first)
+        self.scripted = ScriptedBackups(first, graceful_shutdown_timeout=2)
         others = [make_daemon(first.root, program=program) for program in programs[1:]]
         self.daemons = {daemon.program: daemon for daemon in (first, *others)}
         for daemon in self.daemons.values():
@@ -154,6 +154,30 @@ def test_killed_after_each_step_of_a_deletion_nothing_is_left(place: Place) -> N
         place.user.require_nothing_lent()
         place.user.require_store(place.scripted.store)
     place.require_well(keep)
+
+
+@pytest.mark.parametrize("method", ["put_pack", "get_pack"])
+def test_stopped_in_the_middle_it_ends_in_time_and_goes_on_at_the_next_start(place: Place, method: str) -> None:
+    """SIGTERM, with less time to finish than is needed."""
+    user, daemon = place.user, place.daemons["volsvc-all"]
+    kept = user.back_up(place.source, force=True)
+    place.scripted.write({method: {"delay_s": 2}})
+    number = place.scripted.calls(method)
+    if method == "put_pack":
+        backup = place.back_up()
+    else:
+        backup = kept
+        user.cinder.restores.restore(kept.id, place.spare.id)
+    place.scripted.wait_call(method, number + 1)
+    assert daemon.stop() == 0
+    place.scripted.write({})
+    place.restart("volsvc-all")
+    place.user.wait_backup(backup.id)
+    [operation] = [o for o in place.user.operations(backup.id) if o["attempts"] == 2]
+    assert operation["state"] == "done"
+    if method == "get_pack":
+        assert place.user.digest(place.user.wait_volume(place.spare.id)) == place.digest
+    place.require_well(backup)
 
 
 SEPARATE = ("volsvc-volume", "volsvc-backup", "volsvc-api")

@@ -90,8 +90,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def s3_served(server: str, s3_proxy: FaultyProxy) -> Iterator[Served]:
-    with Daemon(options=s3_options(s3_proxy.url)).start() as daemon:
-        user = BackupUser(daemon.wait_ready())
+    with Daemon(options=s3_options(s3_proxy.url)) as daemon:
+        user = BackupUser(daemon.start().wait_ready())
         volume = user.filled(seed=1, mib=24)
         yield Served(user, s3_proxy, server, volume, user.back_up(volume), user.digest(volume))
         assert daemon.stop() == 0
@@ -210,8 +210,8 @@ def test_a_lie_that_the_backup_is_not_there_neither_deletes_nor_loses_it(served:
 def test_a_bucket_that_comes_later_is_found_without_anybody_asking(server: str) -> None:
     bucket = f"late-{next(_BUCKETS)}"
     options = s3_options(server, bucket, backup_periodic_initialization=True, reinit_driver_count=0)
-    with Daemon(options=options).start() as daemon:
-        user = BackupUser(daemon)
+    with Daemon(options=options) as daemon:
+        user = BackupUser(daemon.start())
         user.wait_service("down", "does not exist; create it, or correct backup_s3_store_bucket")
         wait_until(lambda: user.service("cinder-volume")["state"] == "up", "the volumes to be served")
         volume = user.filled(seed=1)
