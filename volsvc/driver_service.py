@@ -37,6 +37,7 @@ class DriverSettings:
     """The options that every manager has, frozen.
 
     ``retries_start``: whether a start that failed is tried again by itself, ``reinit_driver_count`` times.
+    ``queue_timeout_s``: how long what is asked waits for a service that isn't ready, 0 for ever.
     """
 
     reinit_driver_count: int = 3
@@ -46,6 +47,7 @@ class DriverSettings:
     backend_loss_threshold: int = 3
     availability_zone: str = "nova"
     version: str = ""
+    queue_timeout_s: float = 3600.0
     runner: RunnerSettings = field(default_factory=RunnerSettings)
 
 
@@ -250,6 +252,9 @@ class DriverService(Generic[DriverT, StatsT, SettingsT]):
         self._failed_probes = 0
         try:
             self._write_capabilities(stats)
+            if self._settings.queue_timeout_s:
+                # Behind a service that works, work may well wait longer than that for other work.
+                self._store.renew_deadlines(self.host, self._settings.queue_timeout_s)
         except exc.StoreUnavailable as error:
             LOG.warning("%s: its capabilities are published later: %s", self.label, error)
             return

@@ -31,6 +31,7 @@ MANAGER_OPTIONS = (
     "operation_max_attempts",
     "rpc_response_timeout",
     "reset_detach_timeout",
+    "operation_queue_timeout",
 )
 
 
@@ -185,6 +186,7 @@ def manager_settings(settings: Settings, backend: BackendSettings) -> ManagerSet
         availability_zone=service.storage_availability_zone,
         backend_name=backend.options.volume_backend_name,
         version=__version__,
+        queue_timeout_s=service.operation_queue_timeout,
         runner=RunnerSettings(
             workers=service.operation_workers,
             sweep_interval_s=service.operation_sweep_interval,

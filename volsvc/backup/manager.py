@@ -34,13 +34,11 @@ STOP_SHARE = 0.4  # of the time that a reset has, for what runs on the backup to
 class BackupManagerSettings(DriverSettings):
     """The backup service's options; ``retries_start`` is ``backup_periodic_initialization``.
 
-    ``queue_timeout_s``: how long what is asked of a volume daemon waits for it, and what is asked of this one
-    while it isn't ready; 0 for ever.
+    ``queue_timeout_s`` is also how long what this service asks of a volume daemon waits for that.
     ``answer_timeout_s``: how long whoever asks for a reset waits; it is over well before.
     """
 
     retries_start: bool = False
-    queue_timeout_s: float = 3600.0
     answer_timeout_s: float = 60.0
 
 
@@ -122,9 +120,6 @@ class BackupManager(DriverManager[BackupDriver, BackupStats, BackupManagerSettin
     def publish_service_capabilities(self) -> None:
         """Also gives back what operations left that ended without their handler."""
         super().publish_service_capabilities()
-        if self.initializer.is_ready and self._settings.queue_timeout_s:
-            # A night's backups may well wait longer than that for each other.
-            self._store.renew_deadlines(self.host, self._settings.queue_timeout_s)
         self._volumes.give_back_leftovers()
         self._actions.remove_stale_journals()
 
