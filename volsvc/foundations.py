@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from volsvc import exceptions as exc
 from volsvc.db import migrate
-from volsvc.db.engine import create_engine
+from volsvc.db.engine import create_engine, is_new_file
 from volsvc.db.store import SqlStore
 from volsvc.reloader import Change, Tick
 from volsvc.settings import Settings
@@ -224,6 +224,22 @@ def check_store(engine: Engine, settings: Settings) -> SqlStore:
     return SqlStore(engine, service_down_time_s=settings.service.service_down_time)
 
 
+def require_database(settings: Settings) -> None:
+    """Raises ``ConfigurationError`` when the database is an SQLite file that isn't there yet."""
+    connection = settings.database.connection
+    if is_new_file(connection):
+        files = ", ".join(settings.files) or "no configuration file; --config-file names one"
+        raise exc.ConfigurationError(
+            reason=f"there is no database at {connection} yet ({files}): a daemon makes it when it first starts; "
+            "is this the right configuration?"
+        )
+
+
 def open_store(settings: Settings) -> SqlStore:
-    """The store of these settings, for the tools; raises like ``check_store``, and ``ConfigurationError``."""
+    """The store of these settings, for the tools; raises like ``check_store``, and ``ConfigurationError``.
+
+    Unlike a daemon it makes no database: with the wrong file an empty list would look like an answer, and
+    made by root it would be in the way of a service that runs as another user.
+    """
+    require_database(settings)
     return check_store(make_engine(settings), settings)

@@ -174,12 +174,15 @@ def test_a_schema_much_newer_stops_the_daemon_and_the_next_one_does_not(make_dae
     User(daemon.start().wait_ready()).create(1)
 
 
-def test_a_database_without_a_schema_gets_one(make_daemon: Callable[..., Daemon]) -> None:
+def test_a_daemon_makes_its_database_and_a_tool_does_not(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     daemon.state.mkdir()
-    version = daemon.run("volsvc-manage", "db", "version")
-    assert "empty" in version.stdout
-    assert version.returncode == 1
+    for command in (["db", "version"], ["service", "list"], ["volume", "stuck"]):
+        asked = daemon.run("volsvc-manage", *command)
+        assert asked.returncode == 1
+        assert "there is no database at" in asked.stderr
+        assert str(daemon.config) in asked.stderr
+    assert list(daemon.state.iterdir()) == []
     daemon.start().wait_ready()
     version = daemon.run("volsvc-manage", "db", "version")
     assert (version.returncode, version.stdout.strip()) == (0, f"schema {NEEDED}")

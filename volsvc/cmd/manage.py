@@ -145,8 +145,9 @@ def db_sync(settings: Settings, args: argparse.Namespace) -> int:
 
 def db_version(settings: Settings, args: argparse.Namespace) -> int:
     from volsvc.db import migrate
-    from volsvc.foundations import make_engine
+    from volsvc.foundations import make_engine, require_database
 
+    require_database(settings)
     engine = make_engine(settings)
     print(f"schema {migrate.current(engine) or 'empty'}")
     migrate.check(engine)

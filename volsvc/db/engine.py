@@ -5,6 +5,7 @@ Nothing is read from the database here; the first transaction opens the first co
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -81,6 +82,16 @@ def create_engine(
     if dialect == "sqlite":
         _teach_sqlite(engine, is_synchronous)
     return engine
+
+
+def is_new_file(url: str) -> bool:
+    """Whether this is an SQLite file that no program has written a schema to; False for any other database."""
+    with contextlib.suppress(sa.exc.ArgumentError, OSError):
+        parsed = sa.make_url(url)
+        name = parsed.database or ""
+        if parsed.get_backend_name() == "sqlite" and name and name != ":memory:" and not name.startswith("file:"):
+            return not os.path.exists(name) or os.path.getsize(name) == 0
+    return False
 
 
 def _json_default(value: object) -> object:
