@@ -35,6 +35,7 @@ LOG = logging.getLogger(__name__)
 
 REMEMBERED_ENDS = 4096
 LEASE_POLL_S = 0.2
+DATABASE_PAUSE_S = 1.0  # before what met a database that is away runs again
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +383,8 @@ class OperationRunner:
         operation = running.operation
         try:
             self._handle(operation, running.control)
+        except exc.StoreUnavailable as error:
+            LOG.warning("operation %s: the next start takes it back: %s", operation.id, error)
         except Exception as error:
             LOG.exception("operation %s: its end could not be written", operation.id)
             self._end_badly(operation, error)
@@ -415,6 +418,11 @@ class OperationRunner:
         except exc.BackendUnavailable as error:
             LOG.warning("operation %s: back to the queue: %s", operation.id, error)
             self._on_unavailable(error)
+            self._release(operation, exc.describe(error))
+            return
+        except exc.StoreUnavailable as error:
+            LOG.warning("operation %s: back to the queue: %s", operation.id, error)
+            self._interrupting.wait(DATABASE_PAUSE_S)
             self._release(operation, exc.describe(error))
             return
         except exc.OperationCancelled as error:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.runner_bench import DEADLINE_S, Bench, Gate, done
 from volsvc import exceptions as exc
-from volsvc import models
+from volsvc import models, operations
 from volsvc.operations import OperationControl, Result
 from volsvc.ports import Store
 from volsvc.testing.daemon import wait_until
@@ -56,6 +56,40 @@ def test_progress_that_cannot_be_written_does_not_end_the_work(bench: Bench) -> 
     operation = bench.create()
     bench.runner(handler, store=Flaky(bench.store, report_progress=1))
     bench.wait_ended(operation, "done")
+
+
+def test_a_handler_that_meets_a_database_that_is_away_runs_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it asked for is promised, and nothing is known to be wrong with it."""
+    monkeypatch.setattr(operations, "DATABASE_PAUSE_S", 0.05)
+    flaky = Flaky(bench.store, get_volume=2, release=1)
+
+    def handler(operation: models.Operation, control: OperationControl) -> Result:
+        flaky.get_volume(operation.resource_id)
+        return Result()
+
+    operation = bench.create()
+    bench.runner(handler, store=flaky)
+    assert bench.wait_ended(operation, "done").attempts == 1
+    assert bench.status(operation) == "available"
+
+
+def test_a_daemon_that_stops_while_the_database_is_away_fails_nothing(bench: Bench) -> None:
+    """It is back for the last of its tries: what could not be put back is the next start's, not failed."""
+    flaky = Flaky(bench.store, release=1)
+    gate = Gate()
+
+    def handler(operation: models.Operation, control: OperationControl) -> Result:
+        gate(operation, control)
+        raise exc.OperationInterrupted(id=operation.id)
+
+    operation = bench.create()
+    runner = bench.runner(handler, store=flaky)
+    wait_until(lambda: gate.entered, "the handler to begin", DEADLINE_S)
+    runner.interrupt()
+    gate.open()
+    wait_until(lambda: not runner.running(), "the handler to end", DEADLINE_S)
+    runner.stop_claiming()
+    assert bench.store.get_operation(operation.id).state == "running"
 
 
 def test_a_claim_whose_answer_was_lost_is_found_and_worked_on(bench: Bench) -> None:
