@@ -53,7 +53,9 @@ class ScriptedStore(PosixBackupDriver):
             yield from super().list(prefix)
 
     def delete_many(self, names: Sequence[str]) -> None:
-        with self.script.applied(f"delete_{kind_of(names[0])}"):
+        kind = kind_of(names[0])
+        # A page of a listing, in any order.
+        with self.script.applied("delete_data" if kind in ("pack", "pages") else f"delete_{kind}"):
             super().delete_many(names)
 
 

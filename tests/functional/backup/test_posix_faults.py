@@ -26,7 +26,7 @@ from volsvc.backup.drivers.base import MARKER_NAME
 from volsvc.testing.daemon import Daemon, wait_until
 from volsvc.testing.filesystems import mounted_image, mounted_tmpfs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("backup-posix")]
 
 
 @dataclass
@@ -187,7 +187,7 @@ def test_a_deletion_and_a_backup_that_lose_their_store_in_the_middle_end_when_it
     """An answer that nothing is there is no proof that it is gone."""
     user, scripted = served.user, served.scripted
     other = user.back_up(served.volume)
-    for method, way in (("delete_root", emptied), ("delete_pack", missing), ("delete_start", replaced)):
+    for method, way in (("delete_root", emptied), ("delete_data", missing), ("delete_start", replaced)):
         number = scripted.hang(method)
         user.cinder.backups.delete(other.id)
         scripted.wait_call(method, number)
