@@ -153,6 +153,7 @@ class Transition:
     and no daemon is needed.
     ``standing``: one that isn't in line owns no status: it is no heir to one, changes none when it is
     recorded or fails, and is claimed past the queue (``models.express_host``).
+    ``expires`` False: nobody would ask for it again, so it waits for its daemon however long that takes.
     """
 
     action: str
@@ -161,6 +162,7 @@ class Transition:
     waits: bool = False
     record_only: bool = False
     standing: Standing = Standing.IN_LINE
+    expires: bool = True
 
 
 def _of(*statuses: str) -> frozenset[str]:
@@ -361,6 +363,7 @@ _TABLE: tuple[Transition, ...] = (
         "backup_snapshot_delete",
         Change(Resource.SNAPSHOT, From.ANY, S.DELETING, Becomes.GONE, S.ERROR_DELETING),
         _PARENT_VOLUME,
+        expires=False,
     ),
     # How a backup daemon reaches a volume's blocks; asked for by an operation that owns the status already.
     Transition("volume_connect", _ANY_VOLUME, waits=True, standing=Standing.ASIDE),

@@ -104,7 +104,7 @@ def _record(connection: sa.Connection, intent: Intent, operation_id: str, now: d
         request_id=intent.context.request_id or None,
         user_id=intent.context.user_id,
         project_id=intent.context.project_id,
-        deadline_at=None if transition.record_only else intent.deadline_at,
+        deadline_at=intent.deadline_at if transition.expires and not transition.record_only else None,
         created_at=now,
         started_at=now if transition.record_only else None,
         finished_at=now if transition.record_only else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 
 import pytest
 
@@ -49,6 +50,16 @@ class BackupContract:
         assert store.get_volume(volume.id).status == "available"
         backup = store.get_backup(operation.resource_id)
         assert (backup.status, backup.fail_reason) == ("error", "no room")
+
+    def test_giving_a_temporary_snapshot_back_waits_for_its_backend_however_long(self, store: Store) -> None:
+        """The backup that knew of it may be gone by then, and its status keeps everybody else from deleting it."""
+        snapshot = b.add_snapshot(store, b.add_volume(store))
+        wanted = b.intent("backup_snapshot_delete", snapshot.id, second_id=snapshot.volume_id, host=b.HOST)
+        operation = b.submit(store, dataclasses.replace(wanted, deadline_at=b.utcnow() - dt.timedelta(hours=1)))
+        assert store.expire_queued(b.HOST) == []
+        b.run(store, operation)
+        with pytest.raises(exc.SnapshotNotFound):
+            store.get_snapshot(snapshot.id)
 
     def test_nobody_waits_for_a_backup_of_a_volume(self, store: Store) -> None:
         """Its temporary snapshot least of all, which it waits for itself."""
