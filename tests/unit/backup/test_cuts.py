@@ -239,6 +239,18 @@ def test_a_journal_of_another_restore_is_not_believed(tmp_path: pathlib.Path) ->
         assert FileJournal(path, "that one").load() == 0
 
 
+def test_a_journal_that_cannot_be_written_keeps_what_it_had(tmp_path: pathlib.Path) -> None:
+    """A full disk under the journals must not end a restore."""
+    journal = FileJournal(str(tmp_path / "journal"), "that one")
+    journal.save(3)
+    (tmp_path / "journal.new").mkdir()
+    journal.save(5)
+    assert journal.load() == 3
+    nowhere = FileJournal(str(tmp_path / "gone" / "journal"), "that one")
+    nowhere.save(5)
+    assert nowhere.load() == 0
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_restore_cut_at_any_call_to_the_store_is_repeated(after: bool) -> None:
     store = make(source())

@@ -7,6 +7,7 @@ restore that was cut goes on there; what it had written of a window is written a
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -22,6 +23,8 @@ from volsvc.backup.format.hashing import PLAIN, Hasher
 from volsvc.backup.format.page import Entry
 from volsvc.backup.format.root import Root
 from volsvc.drivers.base import Work
+
+LOG = logging.getLogger(__name__)
 
 _WINDOW_PAGES = 64
 _WRITE_BYTES = 1024**2
@@ -57,16 +60,20 @@ class FileJournal:
             with open(self._path) as file:
                 found = json.load(file)
             return int(found["position"]) if found["token"] == self._token else 0
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     def save(self, position: int) -> None:
+        """A note that can't be written costs time after a cut; the one before is still true."""
         temporary = f"{self._path}.new"
-        with open(temporary, "w") as file:
-            json.dump({"token": self._token, "position": position}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        try:
+            with open(temporary, "w") as file:
+                json.dump({"token": self._token, "position": position}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path)
+        except OSError as error:
+            LOG.warning("the restore goes on, but cut it would write again: %s: %s", self._path, exc.describe(error))
 
     def remove(self) -> None:
         """To be called when the restore's end is recorded elsewhere.  Repeatable."""
