@@ -194,10 +194,11 @@ class VolumeAccess:
         if operation.second_id is None:
             return
         ids = [(operation.second_type or "", operation.second_id)]
-        with contextlib.suppress(exc.BackupNotFound):
-            temporary = self._store.get_backup(operation.resource_id).temp_snapshot_id
-            if temporary is not None:
-                ids = [("snapshot", temporary)]
+        if operation.action == "backup_create":  # a restore may find one that is not given back yet
+            with contextlib.suppress(exc.BackupNotFound):
+                temporary = self._store.get_backup(operation.resource_id).temp_snapshot_id
+                if temporary is not None:
+                    ids = [("snapshot", temporary)]
         for kind, resource_id in ids:
             try:
                 getter = self._store.get_snapshot if kind == "snapshot" else self._store.get_volume

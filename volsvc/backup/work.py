@@ -113,7 +113,9 @@ class BackupActions:
         from volsvc.backup.engine.delete import delete_backup
         from volsvc.drivers.base import NoWork
 
-        columns: dict[str, Any] = {"fail_reason": exc.describe(error), "temp_snapshot_id": None}
+        columns: dict[str, Any] = {"fail_reason": exc.describe(error)}
+        # Under the claim: what another handler stores by now is not this one's to delete.
+        self._store.note(operation, columns)
         if self._store.get_backup(backup.id).is_stored:
             try:
                 delete_backup(driver, backup.id, NoWork())
@@ -121,7 +123,7 @@ class BackupActions:
             except Exception:
                 LOG.exception("backup %s: what is stored of it stays until it is deleted", backup.id)
         self._give_back(operation)
-        self._store.note(operation, columns)
+        self._store.note(operation, {**columns, "temp_snapshot_id": None})
         self._events.error("create", operation, backup, error)
 
     def _give_back(self, operation: models.Operation) -> None:
@@ -144,8 +146,8 @@ class BackupActions:
         except _GOES_ON:
             raise
         except BaseException as error:
-            self._volumes.disconnect(operation)
             self._store.note(operation, {"fail_reason": exc.describe(error)})
+            self._volumes.disconnect(operation)
             journal.remove()
             self._events.error("restore", operation, backup, error)
             raise

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.backup_service.world import World
 from volsvc import exceptions as exc
 from volsvc.operations import RunnerSettings
-from volsvc.ports import Correction
+from volsvc.ports import Correction, Query
 from volsvc.testing.daemon import wait_until
 from volsvc.testing.stores import builders as b
 
@@ -238,6 +238,19 @@ def test_journals_of_restores_that_ended_without_their_handler_are_removed(world
     assert all(path.exists() for path in kept)
 
 
+def test_a_restore_gives_its_own_volume_back_whatever_the_backup_has_left(world: World) -> None:
+    world.serve(publish_interval_s=600.0)
+    volume, target = world.backend.volume(), world.backend.volume()
+    world.fill(volume, seed=1)
+    backup = world.backup(volume)
+    left = b.snapshot_intent(volume)
+    world.backend.do(left)
+    world.store.update_backup(backup.id, {"temp_snapshot_id": left.resource_id})
+    world.ended(world.restore(backup, target))
+    given_back = Query(filters={"action": "volume_disconnect", "resource_id": target.id})
+    assert [each.state for each in world.store.list_operations(given_back).items] == ["done"]
+
+
 def test_a_backup_of_another_store_is_not_called_deleted(world: World) -> None:
     world.serve()
     volume = world.backend.volume()
@@ -298,6 +311,22 @@ class TestSuperseded:
         assert world.store.get_backup(ended.resource_id).status == "available"
         wait_until(lambda: not old.runner.running(), "the old handler to stop")
         world.nothing_is_lent()
+
+    def test_a_handler_that_fails_when_it_is_cut_off_deletes_nothing(self, world: World) -> None:
+        """What is stored is another's by then, or a reset has called it what it is."""
+        manager = world.serve()
+        volume = world.backend.volume()
+        world.fill(volume, seed=1)
+        world.script.set("put", hang=True, fail=True, error="StorageFull")
+        operation = world.create(volume)
+        wait_until(lambda: world.script.calls("put") > 0, "the backup to be stored")
+        stored = world.stored_names()
+        assert stored
+        backup_id = world.store.get_operation(operation).resource_id
+        world.store.correct(b.intent("backup_reset", backup_id), Correction(status="error"), {})
+        world.script.clear()
+        wait_until(lambda: not manager.runner.running(), "the handler to stop")
+        assert world.stored_names() == stored
 
     def test_what_a_reset_cut_off_is_given_back(self, world: World) -> None:
         world.serve()
