@@ -144,7 +144,9 @@ class StatusConflict(VolsvcError):
 
 def _remedy_for(status: str) -> str:
     """What whoever meets a resource in this status can do about it."""
-    if status in ("in-use", "reserved", "attaching", "attached"):
+    if status == "attaching":
+        return "Complete its attachment, or delete it, first"
+    if status in ("in-use", "reserved", "attached"):
         return "Delete its attachment first"
     if status.startswith("error"):
         return "Its last operation says why it is so ('volsvc operation list'); mend that or delete it"

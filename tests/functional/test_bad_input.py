@@ -89,7 +89,7 @@ CASES: dict[str, tuple[tuple[str, str, Any], int, str]] = {
     "size beyond an integer": (volume(size=10**30), 400, "greater than the maximum"),
     "unknown type": (volume(size=1, volume_type="gold"), 404, "Volume type gold could not be found"),
     "unknown snapshot": (volume(size=1, snapshot_id=NOBODY), 404, f"Snapshot {NOBODY} could not be found"),
-    "snapshot is no id": (volume(size=1, snapshot_id="x"), 400, r"volume\.snapshot_id"),
+    "snapshot is no id": (volume(size=1, snapshot_id="x"), 400, r"volume\.snapshot_id must be an id .*not a name: 'x'"),
     "unknown source": (volume(size=1, source_volid=NOBODY), 404, f"Volume {NOBODY} could not be found"),
     "two sources": (volume(source_volid="{parent}", snapshot_id="{snapshot}"), 400, "give one of them"),
     "smaller than its snapshot": (volume(size=1, snapshot_id="{snapshot}"), 400, "smaller than .* source .2 GiB."),

@@ -12,6 +12,7 @@ from jsonschema.exceptions import best_match
 
 from volsvc import exceptions as exc
 from volsvc.api import errors
+from volsvc.api.schemas.types import UUID
 from volsvc.api.table import Schema
 
 _MEDIA_TYPES = frozenset({"application/json", "application/vnd.openstack.volume+json", ""})
@@ -133,6 +134,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
         return f"{path}: exactly one item is needed" if error.validator == "maxProperties" else f"{path} is empty"
     if error.validator == "maxLength":
         return f"{path} has more than {error.validator_value} characters"
+    if error.validator == "pattern" and error.validator_value == UUID["pattern"]:
+        return f"{path} must be an id (a UUID), not a name: {_shorten(error.instance)}"
     if error.validator == "pattern":
         return f"{path} has characters or a form that are not allowed: {_shorten(error.instance)}"
     return f"{path}: {_shorten_text(error.message)}"
