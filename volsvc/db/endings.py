@@ -98,6 +98,9 @@ def end(
     if changed.rowcount != 1:
         raise exc.OperationSuperseded(id=row.id)
     if is_in_line:
+        if error and not take_back and TRANSITIONS[row.action].first.resource is Resource.BACKUP:
+            # Also when no handler was there to say it: given up, out of time, cancelled in the queue.
+            first = {"fail_reason": error, **(first or {})}
         gate.settle(connection, row, state, now, first=first, second=second, take_back=take_back)
     ended: dict[str, Any] = {column.name: getattr(row, column.name) for column in records.OPERATION.columns}
     return models.Operation(**(ended | values))

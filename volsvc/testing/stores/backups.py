@@ -51,6 +51,16 @@ class BackupContract:
         backup = store.get_backup(operation.resource_id)
         assert (backup.status, backup.fail_reason) == ("error", "no room")
 
+    def test_a_backup_that_no_handler_ends_says_why_all_the_same(self, store: Store) -> None:
+        volume = b.add_volume(store)
+        late = dataclasses.replace(b.backup_intent(volume, second_id=volume.id), deadline_at=b.utcnow())
+        operation = b.claim(store, b.submit(store, late))
+        store.release(operation, "the store is away")
+        [expired] = store.expire_queued(b.BACKUP_HOST)
+        backup = store.get_backup(operation.resource_id)
+        assert (backup.status, backup.fail_reason) == ("error", expired.error)
+        assert "the store is away" in str(backup.fail_reason)
+
     def test_giving_a_temporary_snapshot_back_waits_for_its_backend_however_long(self, store: Store) -> None:
         """The backup that knew of it may be gone by then, and its status keeps everybody else from deleting it."""
         snapshot = b.add_snapshot(store, b.add_volume(store))
