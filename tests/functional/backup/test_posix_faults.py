@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -238,6 +239,42 @@ def test_a_store_that_answers_too_little_once_loses_nothing(served: Served) -> N
     user.wait_gone(target)
     served.require_kept()
     assert user.get(f"/backups/{served.kept.id}")["backup"]["fail_reason"] is None
+
+
+def test_a_backup_and_a_restore_whose_store_stays_away_are_given_up_and_give_all_back(
+    make_daemon: Callable[..., Daemon], tmp_path: pathlib.Path
+) -> None:
+    """While the store is still away: what they were lent is free again, and users are told."""
+    store = tmp_path / "store"
+    store.mkdir()
+    served = serve(make_daemon(), store, operation_queue_timeout=2)
+    user, scripted = served.user, served.scripted
+    connection = user.connect(served.volume)
+    number = scripted.hang("put_pack")
+    backup = user.cinder.backups.create(served.volume.id, force=True)
+    scripted.wait_call("put_pack", number)
+    target = user.create(1)
+    number = scripted.calls("get_pack") + 1
+    scripted.write({"put_pack": {"hang": True}, "get_pack": {"hang": True}})
+    user.cinder.restores.restore(served.kept.id, target.id)
+    scripted.wait_call("get_pack", number)
+    with emptied(store):
+        scripted.write({})
+        user.wait_service("down", "no marker")
+        user.wait_backup(backup.id, "error")
+        assert re.search("until its deadline .*no marker", user.fail_reason(backup.id)), user.fail_reason(backup.id)
+        user.wait_volume(target.id, "error_restoring")
+        assert user.cinder.backups.get(served.kept.id).status == "available"
+        assert user.cinder.volumes.get(served.volume.id).status == "in-use"
+        wait_until(lambda: not user.cinder.volume_snapshots.list(), "the temporary snapshot to be gone")
+        wait_until(lambda: not list_files(user.daemon.state / "backup-journals"), "the journal to be gone")
+        user.require_nothing_lent()
+        assert "no marker" in refused(user, 503, f"/backups/{backup.id}", None, "DELETE")
+    user.wait_service("up")
+    user.cinder.backups.delete(backup.id)
+    user.wait_backups_gone(backup)
+    user.disconnect(connection)
+    served.require_kept()
 
 
 # -- while no daemon runs -------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.functional.backup.backing import BackupUser, ScriptedBackups, refused
 from volsvc.testing.daemon import wait_until
 
@@ -94,6 +96,29 @@ def test_a_backup_is_restored_only_whole_and_to_a_volume_that_is_large_enough(
     assert "restoring" in refused(user, 400, f"/volumes/{volume.id}", None, "DELETE")
     scripted.write({})
     user.wait_volume(volume.id)
+    user.require_nothing_lent()
+
+
+@pytest.mark.parametrize("kind", ["roots/", "{}/d-", "{}/m-"])
+def test_a_byte_that_was_changed_in_the_store_is_found_before_anybody_gets_it(
+    scripted: ScriptedBackups, scripted_user: BackupUser, kind: str
+) -> None:
+    user = scripted_user
+    volume, target = user.filled(seed=1), user.create(1)
+    backup = user.back_up(volume)
+    objects = [path for path in scripted.store.rglob("*") if backup.id in str(path) and path.is_file()]
+    path = next(path for path in objects if f"{path.parent.name}/{path.name}".startswith(kind.format(backup.id)))
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    user.cinder.restores.restore(backup.id, target.id)
+    user.wait_volume(target.id, "error_restoring")
+    assert "damaged" in user.fail_reason(backup.id)
+    path.write_bytes(whole)
+    user.cinder.volumes.reset_state(target, "available")
+    user.restore(backup, target)
+    assert user.digest(target) == user.digest(volume)
     user.require_nothing_lent()
 
 
