@@ -210,7 +210,9 @@ def _leave_others(connection: sa.Connection, operation: models.Operation, but_id
             continue  # see _correct_attachments
         row = gate.lock_row(connection, change.resource, resource_id)
         if row is not None and row.status == change.during:
-            gate.write_status(connection, change, row, gate.end_status(change.failure, previous), {}, now)
+            is_backup = change.resource is Resource.BACKUP
+            columns = {"fail_reason": f"cancelled by a reset of {but_id}"} if is_backup else {}
+            gate.write_status(connection, change, row, gate.end_status(change.failure, previous), columns, now)
 
 
 def _correct_attachments(

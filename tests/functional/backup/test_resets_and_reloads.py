@@ -49,6 +49,27 @@ def test_a_volume_that_is_reset_in_the_middle_of_its_backup_is_free_and_the_back
     assert user.digest(user.restore(again)) == before
 
 
+def test_a_volume_that_is_reset_without_its_daemon_cuts_its_backup_off_and_says_so(
+    scripted: ScriptedBackups, scripted_user: BackupUser
+) -> None:
+    """The store hangs, so the backup can't be asked to stop."""
+    user = scripted_user
+    volume = user.filled(seed=1, mib=24)
+    number = scripted.hang("put_pack")
+    backup = user.cinder.backups.create(volume.id)
+    scripted.wait_call("put_pack", number)
+    body = {"os-reset_status": {"status": "available", "force": "skip"}}
+    assert user.call("POST", f"/volumes/{volume.id}/action", body)[0] == 202
+    assert user.cinder.volumes.get(volume.id).status == "available"
+    assert user.cinder.backups.get(backup.id).status == "error"
+    assert user.fail_reason(backup.id) == f"cancelled by a reset of {volume.id}"
+    scripted.write({})
+    user.cinder.backups.delete(backup.id)
+    user.wait_backups_gone(backup)
+    user.require_nothing_lent()
+    user.require_store(scripted.store)
+
+
 @pytest.mark.parametrize("what", ["volume", "backup"])
 def test_what_is_reset_in_the_middle_of_a_restore_ends_it(
     scripted: ScriptedBackups, scripted_user: BackupUser, what: str
