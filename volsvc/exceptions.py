@@ -342,11 +342,11 @@ class ConfigurationError(VolsvcError):
 
 
 class SchemaMismatch(VolsvcError):
-    template = (
-        "The database at {url} has schema {found}, this program needs {needed}; "
-        "run 'volsvc-manage db sync' and start again"
-    )
+    template = "The database at {url} has schema {found}, this program needs {needed}; run '{command}' and start again"
     is_recoverable = False
+
+    def __init__(self, message: str | None = None, *, command: str = "volsvc-manage db sync", **kwargs: Any) -> None:
+        super().__init__(message, command=command, **kwargs)
 
 
 class StoreUnavailable(VolsvcError):

@@ -9,6 +9,7 @@ adapter behind it.
 from __future__ import annotations
 
 import os
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -220,8 +221,17 @@ def check_store(engine: Engine, settings: Settings) -> SqlStore:
     """
     if engine.dialect.name == "sqlite" and migrate.current(engine) is None:
         migrate.sync(engine)
-    migrate.check(engine)
+    migrate.check(engine, sync_command=sync_command(settings))
     return SqlStore(engine, service_down_time_s=settings.service.service_down_time)
+
+
+def sync_command(settings: Settings) -> str:
+    """The command that brings the database of these settings up to date, not that of the default ones."""
+    command = ["volsvc-manage"]
+    for option, paths in (("--config-file", settings.files), ("--config-dir", settings.dirs)):
+        for path in paths:
+            command += [option, os.path.abspath(path)]
+    return shlex.join([*command, "db", "sync"])
 
 
 def require_database(settings: Settings) -> None:

@@ -159,7 +159,8 @@ def test_an_older_schema_stops_the_daemon_with_the_command_to_run(
     code, words = daemon.start_in_vain()
     assert code == 1
     line = words.strip().splitlines()[-1]
-    assert re.search(f"schema 0000.*needs {NEEDED}.*'volsvc-manage db sync'", line), words
+    command = f"volsvc-manage --config-file {daemon.config} db sync"
+    assert re.search(f"schema 0000.*needs {NEEDED}.*run '{re.escape(command)}' and start again", line), words
     assert "Traceback" not in words
 
 

@@ -145,12 +145,12 @@ def db_sync(settings: Settings, args: argparse.Namespace) -> int:
 
 def db_version(settings: Settings, args: argparse.Namespace) -> int:
     from volsvc.db import migrate
-    from volsvc.foundations import make_engine, require_database
+    from volsvc.foundations import make_engine, require_database, sync_command
 
     require_database(settings)
     engine = make_engine(settings)
     print(f"schema {migrate.current(engine) or 'empty'}")
-    migrate.check(engine)
+    migrate.check(engine, sync_command=sync_command(settings))
     return 0
 
 

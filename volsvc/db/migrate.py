@@ -43,7 +43,7 @@ def current(engine: Engine) -> str | None:
         return connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one_or_none()  # noqa: S608 - a constant
 
 
-def check(engine: Engine) -> None:
+def check(engine: Engine, *, sync_command: str = "volsvc-manage db sync") -> None:
     """Raises ``SchemaMismatch`` unless this program can work on the schema, ``StoreUnavailable``."""
     found = current(engine)
     if found is not None and _is_accepted(found):
@@ -54,7 +54,7 @@ def check(engine: Engine) -> None:
             f"The database at {url} has schema {found}, this program knows {NEEDED} and works up to the next one; "
             "upgrade this program",
         )
-    raise exc.SchemaMismatch(url=url, found=found or "none", needed=NEEDED)
+    raise exc.SchemaMismatch(url=url, found=found or "none", needed=NEEDED, command=sync_command)
 
 
 def _is_accepted(found: str) -> bool:
