@@ -160,6 +160,8 @@ class Reloader:
             report.duration_s,
             f"{', '.join(report.parts)} ({', '.join(report.options)})" if report.parts else "nothing had changed",
         )
+        for warning in new.warnings:
+            LOG.warning("%s", warning)
         self._tell(report)
         self._notifier.info("service.reload.applied", self._payload(report))
         threading.Thread(

@@ -222,6 +222,13 @@ def test_another_transport_is_taken_while_attachments_are_made(start: Make) -> N
     assert errors == []
 
 
+def test_an_option_that_is_almost_right_is_warned_about(start: Make) -> None:
+    daemon = start()
+    daemon.wait_ready()
+    applied(daemon, report_intervall=5)
+    assert "report_intervall is not an option; did you mean report_interval?" in daemon.words()
+
+
 def test_another_address_is_bound_before_the_old_one_is_left(start: Make) -> None:
     daemon = start()
     daemon.wait_ready()
