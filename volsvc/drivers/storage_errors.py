@@ -38,6 +38,11 @@ def translate(error: OSError, doing: str, directory: str) -> exc.DriverError:
     words = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in FULL:
         return exc.StorageFull(reason=f"no room in {directory} to {doing} ({words})")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return exc.BackendUnavailable(
+            reason=f"{directory} can't be used to {doing}: {words}; is the file system mounted, and may the user "
+            f"of this service (uid {os.geteuid()}) write it?"
+        )
     if error.errno in LOST:
         return exc.BackendUnavailable(
             reason=f"{directory} can't be used to {doing}: {words}; is the file system mounted, writable and healthy?"

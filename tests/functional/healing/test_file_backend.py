@@ -116,6 +116,7 @@ def test_a_directory_that_may_not_be_written_takes_the_backend_down_until_it_may
         daemon.cinder().volumes.delete(doomed)
         row = daemon.wait_state("disk", "lost")
         assert "Permission denied" in row["reason"]
+        assert f"(uid {os.geteuid()})" in row["reason"]
         wait_until(lambda: daemon.services()["disk"]["attempts"] >= 2, "attempts that fail")
     finally:
         disk.chmod(0o755)

@@ -70,7 +70,7 @@ class PosixBackupDriver(BackupDriver):
 
     def check(self) -> None:
         is_known = self._identity is not None
-        with self._opened("check it", is_marker=not is_known) as root:
+        with self._opened("keep backups", is_marker=not is_known) as root:
             posix_files.check_access(root)
             # As long as nobody knows whose directory this is, nothing is left in it.
             if is_known:
