@@ -150,7 +150,7 @@ def _remedy_for(status: str) -> str:
         return "Delete its attachment first"
     if status.startswith("error"):
         return "Its last operation says why it is so ('volsvc operation list'); mend that or delete it"
-    if status.endswith("ing"):
+    if status.endswith("ing") or status in ("backing-up", "restoring-backup"):
         return "Try again when that is over ('volsvc operation list' shows how far it is)"
     return "Bring it there first"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from volsvc import exceptions as exc
+from volsvc import resets
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,9 @@ from volsvc import exceptions as exc
 )
 def test_an_error_is_one_line_without_passwords(error: BaseException, line: str) -> None:
     assert exc.describe(error) == line
+
+
+@pytest.mark.parametrize("status", sorted(resets.GOING_ON | resets.SNAPSHOT_GOING_ON | resets.BACKUP_GOING_ON))
+def test_who_meets_what_goes_on_is_told_to_wait_and_not_to_bring_it_about(status: str) -> None:
+    error = exc.StatusConflict(resource="Volume", id="v", status=status, action="volume_delete", allowed="available")
+    assert "Bring it there" not in str(error)
