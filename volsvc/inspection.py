@@ -95,9 +95,13 @@ def _against_storage(situation: Situation, volume: models.Volume, view: models.S
         if volume.status not in _MAY_BE_MISSING:
             found.append("the storage has no such volume; reset it to 'error', then delete it")
     elif view.size_bytes is not None and view.size_bytes != volume.size_bytes and volume.status not in _MAY_BE_MISSING:
+        what_now = (
+            "look at the storage first, data may be lost"
+            if view.size_bytes < volume.size_bytes
+            else "a reset to 'available' writes what the storage says"
+        )
         found.append(
-            f"the record says {volume.size_gb} GiB, the storage {view.size_bytes / models.GIB:g} GiB; "
-            "a reset to 'available' writes what the storage says"
+            f"the record says {volume.size_gb} GiB, the storage {view.size_bytes / models.GIB:g} GiB; {what_now}"
         )
     recorded = {attachment.id for attachment in situation.attachments}
     missing = sorted({a.id for a in situation.attachments if a.needs_export} - set(view.exports))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from volsvc import exceptions as exc
 from volsvc import models
 from volsvc.ports import Correction, Situation
-from volsvc.resets import Ask, Fate, Plan, final_statuses
+from volsvc.resets import CAN_NOT_SAY, Ask, Fate, Force, Plan, final_statuses
 
 
 def connectable(attachments: Sequence[models.Attachment]) -> list[models.Attachment]:
@@ -51,34 +52,71 @@ def written_by(situation: Situation, correction: Correction) -> dict[str, Any]:
     }
 
 
-def planned_calls(plan: Plan, situation: Situation, storage: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """What the daemon would do before it writes, in order; ``storage`` is what an inspection said."""
+def planned_steps(plan: Plan, situation: Situation, report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the daemon would call and write, in order, by what an inspection's ``report`` says.
+
+    A step ``refused`` is the last one: nothing is severed or written after it.
+    """
+    storage = report["storage"]
+    kind = type(situation.resource).__name__.lower()
+    look = {"step": "call", "call": "check_backup" if kind == "backup" else f"inspect_{kind}"}
     steps: list[dict[str, Any]] = [
         {"step": "stop", "operation": operation.id, "action": operation.action, "state": operation.state}
         for operation in situation.open_operations
     ]
-    kind = type(situation.resource).__name__.lower()
-    steps.append({"step": "call", "call": f"inspect_{kind}"})
-    if storage is not None and not storage["exists"]:
-        steps.append({"step": "refused", "reason": f"the storage has no such {kind}"})
+    steps.append(look)
+    refusal = None if plan.force is Force.IGNORE else _find_refusal(situation, storage, report["storage_error"])
+    if refusal is not None:
+        return [*steps, {"step": "refused", "reason": refusal}]
     if plan.asks is Ask.SEVER:
-        ids = [attachment.id for attachment in situation.attachments]
-        ids += [export for export in (storage or {}).get("exports", ()) if export not in ids]
-        steps += [{"step": "call", "call": "detach_volume", "attachment_id": found} for found in ids]
-        if ids:
-            steps.append({"step": "call", "call": f"inspect_{kind}"})
+        exports = list((storage or {}).get("exports", ()))
+        recorded = [attachment.id for attachment in situation.attachments]
+        found = [*recorded, *(export for export in exports if export not in recorded)]
+        steps += [{"step": "call", "call": "detach_volume", "attachment_id": each} for each in found]
+        if exports or (storage or {}).get("clients"):
+            steps.append(look)
     elif plan.asks is Ask.CONNECT:
         steps += [
             {"step": "call", "call": "initialize_connection", "attachment_id": attachment.id}
             for attachment in connectable(situation.attachments)
         ]
-    return steps
+    return steps + planned_writes(plan, situation, storage)
 
 
-def planned_writes(plan: Plan, situation: Situation) -> list[dict[str, Any]]:
-    """What one transaction would write."""
-    correction = correction_of(plan, situation)
-    cancelled = [o.id for o in situation.open_operations if correction.cancels(o, situation.resource.id)]
+def _find_refusal(situation: Situation, storage: Mapping[str, Any] | None, error: str | None) -> str | None:
+    """Why a look at the storage would be the end of a reset that is not forced."""
+    resource = situation.resource
+    if storage is None:
+        return None if error == CAN_NOT_SAY else error
+    if not storage["exists"]:
+        return f"the storage has no such {type(resource).__name__.lower()}"
+    if isinstance(resource, models.Volume):
+        return why_too_small(resource, storage["size_bytes"])
+    return None
+
+
+def why_too_small(volume: models.Volume, size_bytes: int | None) -> str | None:
+    """What is wrong when the storage has ``size_bytes`` of a volume (None: it can't tell), None if nothing is."""
+    if size_bytes is None or size_bytes >= volume.size_bytes:
+        return None
+    return (
+        f"the storage has {size_bytes} bytes of it and the record says {volume.size_gb} GiB; look at the storage first"
+    )
+
+
+def grown_columns(volume: models.Volume, size_bytes: int | None) -> dict[str, Any]:
+    """A growth that was cut may have reached the storage; what is there now is the volume's size."""
+    size_gb = 0 if size_bytes is None else size_bytes // models.GIB
+    return {"size_gb": size_gb} if size_gb > volume.size_gb else {}
+
+
+def planned_writes(plan: Plan, situation: Situation, storage: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """What one transaction would write; ``storage`` is what an inspection said, if it is to be asked."""
+    resource, columns = situation.resource, {}
+    if isinstance(resource, models.Volume) and storage is not None and storage["exists"]:
+        columns = grown_columns(resource, storage["size_bytes"])
+    correction = dataclasses.replace(correction_of(plan, situation), columns=columns)
+    cancelled = [o.id for o in situation.open_operations if correction.cancels(o, resource.id)]
     return [
         *({"step": "write", "cancel_operation": operation_id} for operation_id in cancelled),
         {"step": "write", **written_by(situation, correction)},

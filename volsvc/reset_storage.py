@@ -15,7 +15,7 @@ from volsvc import models
 from volsvc.driver_calls import DriverCalls
 from volsvc.drivers.base import VolumeDriver
 from volsvc.ports import Clock, Correction, Situation
-from volsvc.reset_records import attached_columns, connectable, nothing_to_connect
+from volsvc.reset_records import attached_columns, connectable, grown_columns, nothing_to_connect, why_too_small
 from volsvc.resets import Ask, Fate, Force, Plan
 
 LOG = logging.getLogger(__name__)
@@ -80,11 +80,11 @@ class StorageReset:
         columns: dict[str, Any] = {}
         attachments: dict[str, dict[str, Any]] = {}
         if isinstance(resource, models.Volume):
+            columns = self._size_columns(resource)
             if self._plan.asks is Ask.SEVER:
                 self._sever(resource, situation.attachments)
             else:
                 attachments = self._connect(resource, situation.attachments)
-            columns = self._size_columns(resource)
         return Correction(
             status=self._plan.status,
             attach_status=self._plan.attach_status,
@@ -115,18 +115,12 @@ class StorageReset:
             return None
 
     def _size_columns(self, volume: models.Volume) -> dict[str, Any]:
-        """A growth that was cut may have reached the storage; what is there now is the volume's size."""
-        view = self.view
-        if view is None or not view.exists or view.size_bytes is None:
+        """Before any client is cut: a volume that is too small is refused."""
+        if self.view is None or not self.view.exists:
             return {}
-        if view.size_bytes < volume.size_bytes:
-            self._object(
-                f"the storage has {view.size_bytes} bytes of it and the record says {volume.size_gb} GiB; "
-                "look at the storage first"
-            )
-            return {}
-        size_gb = view.size_bytes // models.GIB
-        return {"size_gb": size_gb} if size_gb > volume.size_gb else {}
+        if wrong := why_too_small(volume, self.view.size_bytes):
+            self._object(wrong)
+        return grown_columns(volume, self.view.size_bytes)
 
     # -- severing and connecting -----------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from volsvc.operations import Lease, OperationControl, Result
 from volsvc.ports import Clock, Correction, Outcome, Situation, Store
 from volsvc.reset_records import written_by
 from volsvc.reset_storage import NotDone, StorageReset, inspecting
-from volsvc.resets import plan_of
+from volsvc.resets import CAN_NOT_SAY, plan_of
 from volsvc.states import TRANSITIONS
 
 LOG = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class ResetWork:
         try:
             return calls.call("inspect", inspecting(situation), timeout_s), None
         except NotImplementedError:
-            return None, "the driver can't say what its storage holds"
+            return None, CAN_NOT_SAY
         except exc.BackendUnavailable as error:
             self.on_unavailable(error)
             return None, exc.describe(error)

@@ -83,6 +83,9 @@ SNAPSHOT_TARGETS: dict[str, Target] = {
 
 BACKUP_TARGETS: dict[str, Target] = {BackupStatus.AVAILABLE: Target(Ask.LOOK), BackupStatus.ERROR: _RECORD}
 
+#: What an inspection says of a driver that has no method for it; a reset goes on then.
+CAN_NOT_SAY = "the driver can't say what its storage holds"
+
 NO_MIGRATION = "none"
 MIGRATION_STATUSES = ("migrating", "error", "success", "completing", NO_MIGRATION, "starting")
 

@@ -218,13 +218,13 @@ class ResetRequests(RequestBase):
 
     def _describe(self, plan: Plan, situation: Situation, report: dict[str, Any]) -> dict[str, Any]:
         """The steps of a reset in their order, from what record and storage say now."""
-        steps: list[dict[str, Any]] = []
-        if plan.needs_daemon:
-            down = self._find_refusal(situation)
-            if down is not None:
-                steps.append({"step": "refused", "reason": exc.describe(down)})
-            steps += reset_records.planned_calls(plan, situation, report["storage"])
-        steps += reset_records.planned_writes(plan, situation)
+        down = self._find_refusal(situation) if plan.needs_daemon else None
+        if down is not None:
+            steps = [{"step": "refused", "reason": exc.describe(down)}]
+        elif plan.needs_daemon:
+            steps = reset_records.planned_steps(plan, situation, report)
+        else:
+            steps = reset_records.planned_writes(plan, situation)
         return {"steps": steps, "inspection": report}
 
     def _find_refusal(self, situation: Situation) -> exc.ServiceDown | None:

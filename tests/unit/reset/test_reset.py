@@ -168,13 +168,18 @@ def test_the_size_that_the_storage_has_is_written(backend: Backend) -> None:
     assert (row.status, row.size_gb, row.claimed_gb) == ("available", 3, 3)
 
 
-def test_a_volume_smaller_than_its_record_is_left_to_the_admin(backend: Backend) -> None:
+def test_a_volume_smaller_than_its_record_is_left_to_the_admin_and_its_clients_connected(backend: Backend) -> None:
     volume = backend.create(2)
+    backend.attach(volume)
     with backend.driver.store.transaction() as state:
         for file in state["files"].values():
             file["size"] //= 2
+    (words,) = backend.inspect(volume)["disagreements"]
+    assert "look at the storage first" in words
+    backend.calls.clear()
     with pytest.raises(exc.ResetFailed, match="look at the storage first"):
         backend.reset(volume)
+    assert backend.calls == ["inspect_volume"]
 
 
 def test_in_use_connects_every_attachment_again(backend: Backend) -> None:

@@ -184,6 +184,37 @@ def test_a_sample_of_the_combinations(backend: Backend) -> None:
         subject.check(*combination)
 
 
+@pytest.mark.parametrize("force", [None, "ignore", "skip"])
+@pytest.mark.parametrize("target", ["available", "in-use", "error"])
+@pytest.mark.parametrize(
+    "storage", ["does it", "can't be asked", "can't tell", "has no such volume", "has grown", "has shrunk"]
+)
+def test_what_a_dry_run_says_is_what_is_done_then(
+    backend: Backend, target: str, storage: str, force: str | None
+) -> None:
+    subject = Subject(backend)
+    volume = subject.volume
+    for attached in (False, True):
+        if target == "in-use" and not attached:
+            continue
+        subject.begin("error", attached, storage if storage in SCRIPTS else "does it")
+        if storage in ("has grown", "has shrunk"):
+            with backend.driver.store.transaction() as state:
+                state["files"][subject.name]["size"] = models.GIB * 4 if storage == "has grown" else models.GIB // 2
+        plan = backend.api.reset_status(ADMIN, volume.id, status=target, force=force, dry_run=True)
+        assert plan is not None
+        steps = plan["steps"]
+        is_refused = steps[-1]["step"] == "refused"
+        backend.calls.clear()
+        with pytest.raises(exc.ResetFailed) if is_refused else contextlib.nullcontext():
+            backend.reset(volume, target, force=force)
+        assert backend.calls == [step["call"] for step in steps if step["step"] == "call"]
+        written = [{k: v for k, v in step.items() if k != "step"} for step in steps if step["step"] == "write"]
+        assert written == ([] if is_refused else [backend.last_reset(volume).result["written"]])
+        with backend.engine.begin() as connection:
+            connection.execute(sa.update(schema.volumes).values(size_gb=volume.size_gb, claimed_gb=volume.size_gb))
+
+
 @pytest.mark.parametrize("status", [None, *sorted(TARGETS)])
 @pytest.mark.parametrize("attach_status", [None, "attached", "detached"])
 def test_status_and_attach_status_agree_or_are_refused(status: str | None, attach_status: str | None) -> None:
