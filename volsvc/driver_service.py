@@ -195,6 +195,9 @@ class DriverService(Generic[DriverT, StatsT, SettingsT]):
         return is_idle
 
     def _write_stopped(self) -> None:
+        if not self.row.is_own():
+            LOG.error("%s: another daemon serves under this name; each needs a host of its own", self.label)
+            return
         self.row.try_to_write({"state": "stopped", "step": None, "reason": self._stop_reason}, "that it stopped")
 
     def reinit(self) -> None:

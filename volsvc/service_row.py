@@ -81,6 +81,14 @@ class ServiceRow:
             return False
         return True
 
+    def is_own(self) -> bool:
+        """Whether nobody has registered under the same name since; True when the database can't say."""
+        try:
+            services = self._store.list_services()
+        except exc.StoreUnavailable:
+            return True
+        return all(service.instance == self._instance for service in services if service.id == self._id)
+
     def describe(self) -> str:
         """The state in the words that ``service list`` shows."""
         return describe_state(self._shown)

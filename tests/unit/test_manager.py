@@ -30,6 +30,15 @@ def test_a_stop_closes_the_driver_and_shows_as_stopped(backend: Backend) -> None
     assert (backend.service.state, backend.service.is_up) == ("stopped", False)
 
 
+def test_one_that_stops_when_another_has_its_name_does_not_call_that_one_stopped(backend: Backend) -> None:
+    """A standby on another machine that began too early would be refused every request for ever."""
+    first = backend.serve()
+    backend.start()
+    wait_until(lambda: len(backend.notifier.sent("volume.driver.init.end")) == 2, "both to be ready", DEADLINE_S)
+    assert first.stop(DEADLINE_S)
+    assert (backend.service.instance, backend.service.state) == ("instance-1", "ready")
+
+
 def test_what_the_driver_publishes_later_is_seen(backend: Backend) -> None:
     backend.serve()
     before = backend.service.capabilities["provisioned_capacity_gb"]
