@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,8 +34,11 @@ class Client:
     """A few GETs and POSTs; no session, no state."""
 
     def __init__(self, endpoint: str, token: str) -> None:
-        self._endpoint = endpoint.rstrip("/")
-        self._token = token
+        """``endpoint`` may have ``USER:PASSWORD@`` before its host, as cinderclient's may; it is shown without."""
+        self._endpoint, user = _without_user(endpoint.rstrip("/"))
+        self._headers = {"X-Auth-Token": token, "Content-Type": "application/json", "Accept": "application/json"}
+        if user is not None:
+            self._headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
 
     def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = TIMEOUT_S) -> Any:
         """Raises ``RequestFailed`` with what the API said."""
@@ -41,7 +46,7 @@ class Client:
             self._endpoint + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"X-Auth-Token": self._token, "Content-Type": "application/json", "Accept": "application/json"},
+            headers=self._headers,
         )
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
@@ -52,6 +57,13 @@ class Client:
             reason = getattr(error, "reason", error)
             raise RequestFailed(f"{self._endpoint} does not answer: {reason}; is volsvc-api running?") from error
         return json.loads(text) if text else None
+
+
+def _without_user(endpoint: str) -> tuple[str, str | None]:
+    """The URL without its user, and ``USER:PASSWORD`` with what was percent-encoded in them."""
+    parts = urllib.parse.urlsplit(endpoint)
+    user, at, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=host).geturl(), urllib.parse.unquote(user) if at else None
 
 
 def _message(error: urllib.error.HTTPError) -> str:
@@ -81,7 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--endpoint",
         default=os.environ.get("CINDER_ENDPOINT", DEFAULT_ENDPOINT),
-        help=f"URL with the project (default: $CINDER_ENDPOINT, else {DEFAULT_ENDPOINT})",
+        help="URL with the project; under http_basic with USER:PASSWORD@ before the host "
+        f"(default: $CINDER_ENDPOINT, else {DEFAULT_ENDPOINT})",
     )
     parser.add_argument(
         "--token",

@@ -308,3 +308,11 @@ def test_only_admins_may_reset_and_each_force_needs_its_own_rule(make_daemon: Ca
     assert reset("admin", status="available", force="ignore") == 202
     assert reset("admin", "v2", status="error") == 202
     assert ask("bob", "GET", f"/v3/volumes/{volume}")[1]["volume"]["status"] == "error"
+
+    def inspect(who: str) -> subprocess.CompletedProcess[str]:
+        endpoint = daemon.url.replace("://", f"://{who}@")
+        command = [f"{BIN}/volsvc", "--endpoint", f"{endpoint}/v3/bob", "volume", "inspect", volume]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert "| status " in inspect("admin:secret").stdout
+    assert "Authentication is required" in inspect("admin:wrong").stderr
