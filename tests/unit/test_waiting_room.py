@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from volsvc import exceptions as exc
+from volsvc.testing.daemon import wait_until
 from volsvc.volume_api.waiting_room import WaitingRoom
 
 
@@ -53,3 +54,21 @@ def test_who_is_patient_gets_the_place_that_somebody_leaves() -> None:
         assert not has_entered.wait(0.1)
     assert has_entered.wait(20)
     waiting.join(20)
+
+
+def test_a_place_that_is_left_reaches_who_waits_for_it_behind_who_waits_for_another() -> None:
+    room = WaitingRoom(10)
+    entered: dict[str, threading.Event] = {"a@one": threading.Event(), "a@two": threading.Event()}
+
+    def enter(host: str) -> None:
+        with room.place("attach", host, 1, patience_s=30):
+            entered[host].set()
+
+    with room.place("attach", "a@one", 1):
+        with room.place("attach", "a@two", 1):
+            for count, host in enumerate(entered, 1):
+                threading.Thread(target=enter, args=(host,), daemon=True).start()
+                wait_until(lambda count=count: len(room._changed._waiters) == count, "a request to wait")  # type: ignore[misc,attr-defined]
+        assert entered["a@two"].wait(10)
+        assert not entered["a@one"].is_set()
+    assert entered["a@one"].wait(10)

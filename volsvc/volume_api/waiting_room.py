@@ -43,4 +43,5 @@ class WaitingRoom:
                 self._taken[mine] -= 1
                 if not self._taken[mine]:
                     del self._taken[mine]
-                self._changed.notify()
+                # All of them: the first in line may wait for another backend.
+                self._changed.notify_all()
