@@ -47,6 +47,31 @@ class _Call:
         finally:
             self.ended.set()
 
+    def fail(self, error: BaseException) -> None:
+        """There is no driver to run it with."""
+        self.error = error
+        self.ended.set()
+
+
+class _LastCall(_Call):
+    """What is left to be done when a call that was given up has ended; ``always`` also without a driver."""
+
+    def __init__(self, method: Method, always: Callable[[], None]) -> None:
+        super().__init__(method)
+        self._always = always
+
+    def run(self, driver: VolumeDriver) -> None:
+        try:
+            super().run(driver)
+            if self.error is not None:
+                LOG.error("what was to follow a late answer of the driver failed", exc_info=self.error)
+        finally:
+            self._always()
+
+    def fail(self, error: BaseException) -> None:
+        super().fail(error)
+        self._always()
+
 
 class DriverCalls:
     """The calls of one handler, all to the driver that is current at the first one.
@@ -96,17 +121,9 @@ class DriverCalls:
         Both run in its thread, also when it has come back by now.
         """
         hanging = self._hanging
-        assert hanging is not None
-
-        def run(driver: VolumeDriver) -> None:
-            try:
-                after(driver, hanging.error)
-            except Exception:
-                LOG.exception("what was to follow a late answer of the driver failed")
-            finally:
-                always()
-
-        self._queue.put(_Call(run))
+        if hanging is None:
+            raise ValueError("no call was given up")
+        self._queue.put(_LastCall(lambda driver: after(driver, hanging.error), always))
 
     def _work(self) -> None:
         try:
@@ -115,5 +132,4 @@ class DriverCalls:
                     call.run(driver)
         except exc.BackendUnavailable as error:
             while (call := self._queue.get()) is not None:
-                call.error = error
-                call.ended.set()
+                call.fail(error)

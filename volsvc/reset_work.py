@@ -23,7 +23,7 @@ from volsvc.operations import Lease, OperationControl, Result
 from volsvc.ports import Clock, Correction, Outcome, Situation, Store
 from volsvc.reset_records import written_by
 from volsvc.reset_storage import NotDone, StorageReset, inspecting
-from volsvc.resets import CAN_NOT_SAY, plan_of
+from volsvc.resets import CAN_NOT_SAY, Plan, plan_of
 from volsvc.states import TRANSITIONS
 
 LOG = logging.getLogger(__name__)
@@ -89,8 +89,9 @@ class ResetWork:
             raise exc.OperationTimeout(id=operation.id, reason="whoever asked for it has stopped waiting; ask again")
         stop_by = self.clock() + settings.stop_s
         self._stop_elsewhere(operation, control, stop_by)
+        plan = plan_of(operation.resource_type, operation.args)
         lease = self._alone(operation.resource_id, control, max(0.0, stop_by - self.clock()))
-        _Reset(self, operation, control, lease, deadline).run(is_given_up=is_late)
+        _Reset(self, operation, plan, control, lease, deadline).run(is_given_up=is_late)
         return Result()
 
     def _stop_elsewhere(self, operation: models.Operation, control: OperationControl, stop_by: float) -> None:
@@ -145,13 +146,19 @@ class _Reset:
     """One run of one reset, which holds its resource alone."""
 
     def __init__(
-        self, work: ResetWork, operation: models.Operation, control: OperationControl, lease: Lease, deadline: float
+        self,
+        work: ResetWork,
+        operation: models.Operation,
+        plan: Plan,
+        control: OperationControl,
+        lease: Lease,
+        deadline: float,
     ) -> None:
         self._work = work
         self._operation = operation
         self._control = control
         self._lease = lease
-        self._plan = plan_of(operation.resource_type, operation.args)
+        self._plan = plan
         self._calls = DriverCalls(work.use_driver, f"reset-{operation.id[:8]}")
         self._storage = StorageReset(
             operation=operation,
@@ -207,10 +214,22 @@ class _Reset:
 
     def _fail(self, error: exc.VolsvcError, situation: Situation) -> None:
         LOG.error("%s: %s", self._words("not reset"), error)
-        if self._storage.is_touched and not self._calls.is_hanging:
+        if self._calls.is_hanging:
+            error = self._say_what_waits(error)
+        elif self._storage.is_touched:
             error = self._put_back(error)
         result = self._result(situation, None)
         self._control.end(Outcome("failed", result=result, error=str(error), error_class=type(error).__name__))
+
+    def _say_what_waits(self, error: exc.VolsvcError) -> exc.VolsvcError:
+        """The error of a reset that a hanging call has ended, with what is severed until that comes back."""
+        if not self._storage.severed:
+            return error
+        severed = ", ".join(self._storage.severed)
+        return type(error)(
+            f"{error} Severed by then: {severed}; exported again when that call comes back, or when the backend is "
+            "next initialised."
+        )
 
     def _put_back(self, error: exc.VolsvcError) -> exc.VolsvcError:
         """Have the storage serve what the record says; returns the error with what became of it."""

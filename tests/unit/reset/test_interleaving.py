@@ -299,6 +299,21 @@ def test_a_hanging_driver_gives_an_error_in_time_and_is_reconciled_when_it_comes
     assert backend.row(volume).status == "available"
 
 
+def test_what_was_severed_before_a_call_that_hangs_is_named_and_served_again_when_it_ends(
+    make_backend: Callable[..., Backend],
+) -> None:
+    backend = make_backend(detach_timeout_s=0.2)
+    volume = backend.create(multiattach=True)
+    (first, _), (second, _) = backend.attach(volume), backend.attach(volume)
+    backend.script.set("detach_volume", skip=1, hang=True)
+    with pytest.raises(exc.ResetFailed, match=f"Severed by then: {first.id}; exported again when"):
+        backend.reset(volume)
+    assert backend.exports(volume) == {second.id}
+    backend.script.clear()
+    wait_until(lambda: not backend.manager.runner.locks.held(), "the volume to be let go")
+    assert backend.exports(volume) == {first.id, second.id}
+
+
 def make_short(backend: Backend) -> Any:
     """Requests to the same daemon whose resets wait less for a volume that is held."""
     manager = backend.manager
