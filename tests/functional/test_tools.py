@@ -63,6 +63,21 @@ def test_an_unknown_argument_is_a_usage_error(program: str) -> None:
     assert "usage:" in done.stderr
 
 
+@pytest.mark.parametrize("program", ["volsvc-manage", "volsvc"])
+def test_a_reader_that_has_left_is_no_error(make_daemon: Callable[..., Daemon], program: str) -> None:
+    """As in ``volsvc-manage operation list | head``."""
+    daemon = make_daemon().start().wait_ready()
+    read, write = os.pipe()
+    os.close(read)
+    where = (
+        ["--config-file", str(daemon.config)] if program == "volsvc-manage" else ["--endpoint", f"{daemon.url}/v3/p"]
+    )
+    command = [str(BIN / program), *where, "operation", "list"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_the_configuration_is_found_in_the_home_directory(tmp_path: pathlib.Path) -> None:
     directory = tmp_path / ".volsvc"
     directory.mkdir()

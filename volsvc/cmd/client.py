@@ -79,7 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     client = Client(args.endpoint, args.token)
     command: Callable[[Client, argparse.Namespace], int] = args.command
     try:
-        return command(client, args)
+        code = command(client, args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return tables.end_unread()
     except RequestFailed as error:
         print(f"volsvc: {error}", file=sys.stderr)
         return 1

@@ -32,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         loaded = settings.load(args.config_file, args.config_dir)
         command: Command = args.command
-        return command(loaded, args)
+        code = command(loaded, args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return tables.end_unread()
     except (exc.VolsvcError, OSError) as error:
         print(f"volsvc-manage: {exc.describe(error)}", file=sys.stderr)
         return 1

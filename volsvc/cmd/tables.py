@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,12 @@ from typing import Any, TextIO
 
 FORMATS = ("table", "json")
 WIDTH = 100  # of a value in the table of one record
+
+
+def end_unread() -> int:
+    """The exit code when whoever read the output has left (``| head``), as a shell counts SIGPIPE; says nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def print_rows(
