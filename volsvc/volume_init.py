@@ -69,11 +69,13 @@ class VolumeInit(DriverInit[VolumeDriver, models.BackendStats]):
         close_stale_readers(self._store, driver)
 
     def look_after(self, driver: VolumeDriver) -> None:
-        """Now and then while it serves: start dead exporters again, and end what ended readers were given.
+        """Now and then while it serves: start dead exporters again, and end what nobody uses any more.
 
         A volume that something runs on is left to that, or to the next look.
         """
         close_stale_readers(self._store, driver)
+        for name in driver.remove_abandoned():
+            LOG.info("%s: removed %s, which an operation that was cut off had left", self.host, name)
         if type(driver).list_exported is VolumeDriver.list_exported:
             return  # it can't say which are alive
         attached = self._store.attachments_of([volume.id for volume in self._store.volumes_on(self.host)])

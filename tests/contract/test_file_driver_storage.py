@@ -224,6 +224,8 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_threads_stay(world: 
     assert isinstance(driver, FileDriver)
     with driver._directory.opened("test") as store, store.part("volume-living") as part:
         assert driver.remove_leftovers() == [dead.name]
+        dead.write_bytes(b"x")
+        assert driver.remove_abandoned() == [dead.name]
         assert harness.leftovers() == [part.name]
         store.delete(part.name)
 

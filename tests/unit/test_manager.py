@@ -63,6 +63,12 @@ def test_a_start_adopts_exports_that_are_needed_and_ends_those_that_are_not(back
         FakeClient(attachment.connection_info["data"]).write(0, b"served")
 
 
+def test_what_a_handler_that_was_cut_off_has_left_is_removed_while_the_backend_serves(backend: Backend) -> None:
+    """A reset by 'error' or by force lets it touch nothing more, and the next start may be months away."""
+    backend.serve()
+    wait_until(lambda: backend.script.calls("remove_abandoned") > 1, "the storage to be swept", DEADLINE_S)
+
+
 def test_an_exporter_that_dies_while_the_backend_serves_is_started_again(backend: Backend) -> None:
     backend.serve()
     volume = backend.volume()

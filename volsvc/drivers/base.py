@@ -255,6 +255,13 @@ class VolumeDriver:
         """Delete temporary files that no running operation owns; called before operations resume."""
         return []
 
+    def remove_abandoned(self) -> list[str]:
+        """The same while operations run, now and then: a handler that was superseded has left its own where they were.
+
+        A driver that can't tell them from those of living handlers deletes none.
+        """
+        return []
+
     def list_stored(self) -> frozenset[str]:
         """Names on the storage (``volume-UUID``, ``snapshot-UUID``) that belong to this service."""
         return frozenset()

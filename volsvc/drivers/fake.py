@@ -258,6 +258,10 @@ class FakeDriver(VolumeDriver):
                 self.target.end_abandoned_copies()
             return []
 
+    def remove_abandoned(self) -> list[str]:
+        with self.script.applied("remove_abandoned"):
+            return []
+
     def list_stored(self) -> frozenset[str]:
         with self.script.applied("list_stored"), self._files() as files:
             return frozenset(files)

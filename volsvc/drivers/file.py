@@ -310,6 +310,9 @@ class FileDriver(VolumeDriver):
         with self._directory.opened("remove leftovers") as store:
             return store.sweep()
 
+    def remove_abandoned(self) -> list[str]:
+        return self.remove_leftovers()  # both go by locks
+
     def list_stored(self) -> frozenset[str]:
         with self._directory.opened("list the files") as store:
             return frozenset(name for name in store.names("volume-", "snapshot-") if _is_ours(name))
