@@ -138,6 +138,28 @@ def test_a_bad_backend_is_down_with_the_reason_and_the_others_serve(make_daemon:
     assert "Traceback" not in checked.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("log_file", "/nonexistent/volsvc.log", r"logs: .*can't be written"),
+        ("osapi_volume_listen", "192.0.2.1", "API: .*not a loopback address"),
+        ("auth_strategy", "keystone", "API: .*keystone"),
+        ("policy", "'volume:create': 'role:", "policy: .*policy.yaml"),
+    ],
+)
+def test_what_stops_a_daemon_is_found_by_the_check_before(
+    make_daemon: Callable[..., Daemon], option: str, value: str, complaint: str
+) -> None:
+    daemon = make_daemon(options={} if option == "policy" else {option: value})
+    if option == "policy":
+        (daemon.root / "policy.yaml").write_text(value)
+    checked = daemon.run("volsvc-manage", "config", "check")
+    assert checked.returncode == 1, checked.stdout
+    assert re.search(complaint, checked.stderr), checked.stderr
+    assert "Traceback" not in checked.stderr
+    assert daemon.start_in_vain()[0] == 1
+
+
 # -- the database's schema --------------------------------------------------------------------------
 
 

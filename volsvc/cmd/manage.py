@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from volsvc import exceptions as exc
@@ -234,30 +235,16 @@ def reload_daemons(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def config_check(settings: Settings, args: argparse.Namespace) -> int:
-    """Everything a daemon would read, the drivers' own options included."""
-    from volsvc.backup.loader import load_backup_driver
-    from volsvc.driver_loader import load_driver
-
-    failed = False
+    """Everything a daemon would read: also what the drivers, the API and the logs are built from."""
     for warning in settings.warnings:
         print(f"warning: {warning}")
-    for backend in settings.backends:
-        host = f"{settings.host}@{backend.name}"
+    failed = False
+    for what, check in _checks(settings):
         try:
-            load_driver(
-                backend,
-                host=host,
-                state_path=settings.service.state_path,
-                runtime_path=settings.service.runtime_path,
-            )
+            check()
         except exc.VolsvcError as error:
             failed = True
-            print(f"[{backend.name}] {exc.describe(error)}", file=sys.stderr)
-    try:
-        load_backup_driver(settings.backup, host=settings.host, state_path=settings.service.state_path)
-    except exc.VolsvcError as error:
-        failed = True
-        print(f"backups: {exc.describe(error)}", file=sys.stderr)
+            print(f"{what}: {exc.describe(error)}", file=sys.stderr)
     if not failed:
         names = ", ".join(backend.name for backend in settings.backends)
         files = ", ".join(settings.files) or "no file, the defaults"
@@ -265,6 +252,28 @@ def config_check(settings: Settings, args: argparse.Namespace) -> int:
     if args.diff and not failed:
         _print_differences(settings, args)
     return 1 if failed else 0
+
+
+def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What each part reads before it touches anything, with the name it has in a complaint."""
+    from volsvc import logs
+    from volsvc.api import auth
+    from volsvc.api.policies import Policy
+    from volsvc.backup.loader import load_backup_driver
+    from volsvc.driver_loader import load_driver
+
+    state_path, runtime_path = settings.service.state_path, settings.service.runtime_path
+    for backend in settings.backends:
+        host = f"{settings.host}@{backend.name}"
+        yield (
+            f"[{backend.name}]",
+            functools.partial(load_driver, backend, host=host, state_path=state_path, runtime_path=runtime_path),
+        )
+    yield "backups", functools.partial(load_backup_driver, settings.backup, host=settings.host, state_path=state_path)
+    yield "logs", functools.partial(logs.read_options, settings.files, settings.dirs)
+    yield "API", functools.partial(auth.check_listen_is_safe, settings.api)
+    yield "API", functools.partial(auth.build_authenticator, settings.api)
+    yield "policy", functools.partial(Policy, settings.policy_file)
 
 
 def _print_differences(settings: Settings, args: argparse.Namespace) -> None:
