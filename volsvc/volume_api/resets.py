@@ -22,8 +22,11 @@ WAIT_SLICE_S = 2.0  # between two looks whether the daemon is still there
 # Operations in whose result stands what the storage said.
 _LOOKS = ("volume_reset", "snapshot_reset", "backup_reset", "volume_inspect")
 _SKIP = (
-    'The request was taken back, nothing was changed. With "force": "skip" the record is written without asking '
+    'The request was taken back, the record was not changed. With "force": "skip" it is written without asking '
     "the storage."
+)
+_BEGUN = (
+    "its daemon stopped in the middle of it; clients that it had severed are served again when the daemon has started"
 )
 
 
@@ -193,6 +196,8 @@ class ResetRequests(RequestBase):
             is_over = self._clock() >= deadline
             down = down or self._find_down(host)
             if (down or is_over) and self._store.withdraw(operation.id):
+                if current.claim_epoch:
+                    raise exc.ServiceDown(host=models.backend_of(host), reason=_BEGUN)
                 raise down or exc.ServiceDown(
                     host=models.backend_of(host),
                     reason=f"it did not begin within {self._settings.response_timeout_s:.0f} s",

@@ -391,7 +391,8 @@ def test_reset_of_a_volume_whose_daemon_is_gone_is_taken_back_and_names_skip(bac
     backend.doorbell.unregister(b.HOST)
     backend.manager.runner.stop_claiming()
     with pytest.raises(
-        exc.ServiceDown, match=r'process\. The request was taken back, nothing was changed\. With "force": "skip"'
+        exc.ServiceDown,
+        match=r'process\. The request was taken back, the record was not changed\. With "force": "skip"',
     ):
         backend.reset(volume)
     assert [o.state for o in backend.operations(volume.id, "volume_reset")] == ["cancelled"]
@@ -401,6 +402,24 @@ def test_reset_of_a_volume_whose_daemon_is_gone_is_taken_back_and_names_skip(bac
     report = backend.inspect(volume)
     assert report["storage"] is None
     assert "no such backend" in report["storage_error"]
+
+
+def test_a_reset_that_was_begun_and_is_taken_back_says_that_clients_may_have_been_severed(backend: Backend) -> None:
+    volume = backend.create()
+    backend.attach(volume)
+    before = backend.as_stored(volume)
+    backend.script.set("detach_volume", hang=True, when="after")
+    asking = Asking(lambda: backend.reset(volume))
+    wait_until(lambda: backend.script.calls("detach_volume"), "the driver to be called")
+    backend.manager.runner.stop_claiming()
+    backend.manager.runner.interrupt()
+    backend.doorbell.unregister(b.HOST)
+    backend.script.clear()
+    error = asking.wait().error
+    assert isinstance(error, exc.ServiceDown)
+    assert "severed are served again when the daemon has started" in str(error)
+    assert backend.last_reset(volume).state == "cancelled"
+    assert backend.as_stored(volume) == before
 
 
 def test_reset_while_the_backend_is_down_is_refused_at_once_with_its_state(backend: Backend) -> None:
