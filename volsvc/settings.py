@@ -14,7 +14,7 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,7 +192,7 @@ def load(config_files: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> S
         loaded_at=dt.datetime.now(dt.UTC).replace(tzinfo=None),
         messaging=_read_messaging(conf),
         policy_file=_find_policy_file(conf, files, config_dirs),
-        warnings=tuple(_near_misses(conf)),
+        warnings=tuple(_near_misses(conf, service.enabled_backends)),
     )
 
 
@@ -351,8 +351,8 @@ def _find_policy_file(conf: cfg.ConfigOpts, files: Sequence[str], dirs: Sequence
     return os.path.join(places[0], name) if places else None
 
 
-def _near_misses(conf: cfg.ConfigOpts) -> list[str]:
-    """Warnings for names in [DEFAULT] that are one slip away from an option of ours.
+def _near_misses(conf: cfg.ConfigOpts, backends: Sequence[str]) -> list[str]:
+    """Warnings for names in [DEFAULT] and backends' groups that are one slip away from an option of ours.
 
     Cinder has a thousand options that mean nothing here, so an unknown name alone is no news.
     """
@@ -363,12 +363,32 @@ def _near_misses(conf: cfg.ConfigOpts) -> list[str]:
         from volsvc.backup.drivers import posix, s3_options
 
         known |= {opt.dest for opt in (*posix.OPTS, *s3_options.OPTS)}
+    found = _misses_in(conf, "DEFAULT", unknown, known)
+    for group in (backend_conf.DEFAULTS_GROUP, *backends):
+        found += _misses_of_backend(conf, group)
+    return sorted(found)
+
+
+def _misses_of_backend(conf: cfg.ConfigOpts, group: str) -> list[str]:
+    """The same for the group of a backend with a driver of ours; what others declare isn't known yet."""
+    values = _values_in_files(conf, group)
+    known = {opt.dest for opt in backend_conf.OPTS}
+    if not values.keys() - known or values.get("volume_driver", ["file"])[-1] != "file":
+        return []
+    from volsvc.drivers.file import FileDriver
+    from volsvc.targets import nbd_options
+
+    known |= {opt.dest for opt in (*FileDriver.declared_options(), *nbd_options.OPTS)}
+    return _misses_in(conf, group, values.keys() - known, known)
+
+
+def _misses_in(conf: cfg.ConfigOpts, group: str, unknown: Set[str], known: Set[str]) -> list[str]:
     found = []
     for name in unknown - known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
         if close:
-            found.append(f"{_where(conf)}: [DEFAULT] {name} is not an option; did you mean {close[0]}?")
-    return sorted(found)
+            found.append(f"{_where(conf)}: [{group}] {name} is not an option; did you mean {close[0]}?")
+    return found
 
 
 def _values_in_files(conf: cfg.ConfigOpts, group: str) -> dict[str, list[str]]:

@@ -105,6 +105,14 @@ def test_a_slip_in_a_name_is_warned_about_and_cinders_other_options_are_not(load
     assert "did you mean reinit_driver_count" in loaded.warnings[0]
 
 
+def test_a_slip_in_a_backends_group_is_warned_about_where_its_options_are_known(load) -> None:
+    groups = "[DEFAULT]\nenabled_backends = a, b\n[a]\nfile_store_paht = /x\nrbd_pool = y\n"
+    [warning] = load(f"{groups}[b]\nvolume_driver = some.Driver\nfile_store_paths = /y\n").warnings
+    assert "[a] file_store_paht is not an option; did you mean file_store_path?" in warning
+    [warning] = load("[backend_defaults]\nreserved_percentag = 5\n").warnings
+    assert "[backend_defaults] reserved_percentag" in warning
+
+
 def test_the_digest_follows_the_contents(load) -> None:
     assert load("").digest != load("[DEFAULT]\n").digest
     assert load("").digest == load("").digest
