@@ -29,7 +29,9 @@ def test_it_starts_reloads_and_stops_the_daemon(make_daemon: Callable[..., Daemo
     defaults = daemon.root / "defaults"
     pid_file = daemon.root / "pid"
     program = pathlib.Path(sys.executable).parent / "volsvc-all"
-    defaults.write_text(f"DAEMON={program}\nCONFIG={daemon.config}\nUSER_NAME=root\nPIDFILE={pid_file}\n")
+    made = daemon.root / "made"
+    settings = f"CONFIG={daemon.config}\nUSER_NAME=root\nPIDFILE={pid_file}\nDIRECTORIES={made}\n"
+    defaults.write_text(f"DAEMON=/nonexistent/volsvc-all\n{settings}")
 
     def run(verb: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PATH": PATH, "VOLSVC_DEFAULTS": str(defaults)}
@@ -41,7 +43,12 @@ def test_it_starts_reloads_and_stops_the_daemon(make_daemon: Callable[..., Daemo
         done = run(verb)
         assert done.returncode == 0, done.stderr
 
+    refused = run("start")
+    assert (refused.returncode, made.exists()) == (5, False)
+    assert f"set DAEMON in {defaults}" in refused.stderr
+    defaults.write_text(f"DAEMON={program}\n{settings}")
     must("start")
+    assert made.stat().st_mode & 0o777 == 0o700
     try:
         wait_until(lambda: "serves:" in daemon.words(), "the daemon to serve")
         must("start")
