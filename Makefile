@@ -14,6 +14,7 @@ help:
 	@echo "make quick  lint and the quick tests only"
 	@echo "make docs   the documentation, in doc/build/html, and its pages that come from the code"
 	@echo "make samples  etc/*.sample, from the code"
+	@echo "make clean  remove $(VENV), what was built, and $(RUN_DIR) with its volumes (detach them first: exporters go on)"
 
 $(VENV)/.runtime: pyproject.toml constraints.txt tools/bootstrap.sh
 	@tools/bootstrap.sh runtime
