@@ -30,6 +30,7 @@ LOG = logging.getLogger(__name__)
 
 INSPECT_LOOKS = 3
 STOP_POLL_S = 0.1
+STORE_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +253,20 @@ class _Reset:
         return type(error)(f"{error} {words}".strip())
 
     def _serve_what_is_recorded(self, driver: VolumeDriver) -> None:
-        volume_id = self._operation.resource_id
-        volume = self._work.store.get_volume(volume_id)
-        attachments = self._work.store.attachments_of([volume_id]).get(volume_id, [])
-        driver.ensure_export(volume, [attachment for attachment in attachments if attachment.needs_export])
+        situation = self._look_until_store_answers()
+        if isinstance(situation.resource, models.Volume):
+            connected = [attachment for attachment in situation.attachments if attachment.needs_export]
+            driver.ensure_export(situation.resource, connected)
+
+    def _look_until_store_answers(self) -> Situation:
+        """A database that is away must not leave clients cut whose attachment is recorded."""
+        while True:
+            try:
+                return self._work.store.look(self._operation.resource_type, self._operation.resource_id)
+            except exc.StoreUnavailable as error:
+                self._control.raise_if_stopping()
+                LOG.warning("%s: waiting for the database: %s", self._words("not put back yet"), error)
+                time.sleep(STORE_PAUSE_S)
 
     def _reconcile(self, driver: VolumeDriver, error: BaseException | None) -> None:
         """In the thread of a call that came back too late: the record has been decided without it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.reset.bench import ADMIN, Backend
@@ -62,6 +64,27 @@ def test_what_was_severed_before_the_failure_is_exported_again_and_named(backend
     assert backend.as_stored(volume) == before
     assert backend.exports(volume) == {first.id, second.id}
     assert backend.inspect(volume)["disagreements"] == []
+
+
+def test_what_was_severed_is_put_back_also_when_the_database_is_away_just_then(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = backend.create(multiattach=True)
+    (first, _), (second, _) = backend.attach(volume), backend.attach(volume)
+    backend.script.set("detach_volume", skip=1, fail=True)
+    refusals = iter([exc.StoreUnavailable(reason="away")] * 2)
+
+    def refuse_twice_after_the_failure(*args: Any) -> Any:
+        if backend.script.calls("detach_volume") == 2 and (error := next(refusals, None)):
+            raise error
+        return look(*args)
+
+    look = backend.store.look
+    monkeypatch.setattr(backend.store, "look", refuse_twice_after_the_failure)
+    monkeypatch.setattr("volsvc.reset_work.STORE_PAUSE_S", 0.01)
+    with pytest.raises(exc.ResetFailed, match=f"exported again: {first.id}"):
+        backend.reset(volume)
+    assert backend.exports(volume) == {first.id, second.id}
 
 
 def test_exports_that_can_not_be_put_back_are_told_of(backend: Backend) -> None:
