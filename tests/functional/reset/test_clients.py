@@ -119,6 +119,17 @@ def test_cinder_clears_a_migration_status_and_must_name_something(user: User, tm
     user.cinder.volumes.delete(volume.id)
 
 
+def test_a_status_may_be_in_capitals_and_an_empty_one_is_none_as_in_cinder(user: User) -> None:
+    volume = user.create(1)
+    user.cinder.volumes.reset_state(volume, "ERROR", attach_status="")
+    assert user.cinder.volumes.get(volume.id).status == "error"
+    user.cinder.volumes.reset_state(volume, "", attach_status="Detached")
+    assert user.cinder.volumes.get(volume.id).status == "error"
+    user.cinder.volumes.reset_state(volume, "Available")
+    assert user.cinder.volumes.get(volume.id).status == "available"
+    user.cinder.volumes.delete(volume.id)
+
+
 def test_openstack_sets_state_and_attach_status_in_two_requests(user: User, tmp_path: pathlib.Path) -> None:
     volume = user.create(1, name="both")
     nbd = user.connect(volume).open()

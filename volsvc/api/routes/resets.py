@@ -22,15 +22,20 @@ def _is_dry(body: Mapping[str, Any]) -> bool:
     return parse_bool(body.get("dry_run", False), "dry_run")
 
 
+def _word(body: Mapping[str, Any], name: str) -> str | None:
+    """As Cinder reads it: in any case of letters, and an empty one is none."""
+    return str(body.get(name) or "").lower() or None
+
+
 def reset_volume(call: Call) -> Reply | None:
     body = call.body["os-reset_status"]
     _authorize_force(call, body)
     plan = call.api.reset_status(
         call.ctx,
         call.params["id"],
-        status=body.get("status"),
-        attach_status=body.get("attach_status"),
-        migration_status=body.get("migration_status"),
+        status=_word(body, "status"),
+        attach_status=_word(body, "attach_status"),
+        migration_status=_word(body, "migration_status"),
         force=body.get("force"),
         dry_run=_is_dry(body),
     )
@@ -43,7 +48,7 @@ def reset_snapshot(call: Call) -> Reply | None:
     plan = call.api.reset_snapshot_status(
         call.ctx,
         call.params["id"],
-        status=body.get("status"),
+        status=_word(body, "status"),
         force=body.get("force"),
         dry_run=_is_dry(body),
     )
@@ -56,7 +61,7 @@ def reset_backup(call: Call) -> Reply | None:
     plan = call.api.reset_backup_status(
         call.ctx,
         call.params["id"],
-        status=body.get("status"),
+        status=_word(body, "status"),
         force=body.get("force"),
         dry_run=_is_dry(body),
     )
