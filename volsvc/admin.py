@@ -97,7 +97,10 @@ class AdminRequests:
                 other.backend_uuid is not None and other.backend_uuid == service.backend_uuid
             )
             if other.serves_backups and other.is_up and has_it:
-                raise exc.Conflict(reason=f"{other.host} is up and has this store; it isn't lost")
+                raise exc.Conflict(
+                    reason=f"{other.host} is up and has this store; it isn't lost. If it is and that service hasn't "
+                    "noticed yet, wait until it is down, or stop it"
+                )
 
     def _give_up_backups(self, host: str) -> int:
         given_up = 0
