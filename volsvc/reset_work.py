@@ -72,6 +72,7 @@ class ResetWork:
         self.clock = clock
         self._alone = alone
         self._settings = settings
+        self._hanging: set[str] = set()  # resources whose inspection has not come back
 
     @property
     def settings(self) -> ResetSettings:
@@ -119,6 +120,11 @@ class ResetWork:
     def inspect(self, operation: models.Operation, control: OperationControl) -> Result:
         """Look at record and storage; holds nothing and stops nobody."""
         timeout_s = self.settings.detach_timeout_s
+        resource_id = operation.resource_id
+        if resource_id in self._hanging:
+            # Each would leave another thread with the driver.
+            situation = self.store.look(operation.resource_type, resource_id)
+            return Result(result=inspection.report(situation, None, "an inspection before this one has not come back"))
         with DriverCalls(self.use_driver, f"inspect-{operation.id[:8]}") as calls:
             for _ in range(INSPECT_LOOKS):
                 situation = self.store.look(operation.resource_type, operation.resource_id)
@@ -126,6 +132,9 @@ class ResetWork:
                 again = self.store.look(operation.resource_type, operation.resource_id)
                 if inspection.outline(again) == inspection.outline(situation):
                     break
+            if calls.is_hanging:
+                self._hanging.add(resource_id)
+                calls.when_it_ends(lambda driver, error: None, lambda: self._hanging.discard(resource_id))
         return Result(result=inspection.report(again, view, error))
 
     def _look(

@@ -373,14 +373,22 @@ def test_others_go_on_while_a_call_about_one_volume_hangs(make_backend: Callable
         wait_until(lambda v=volume: backend.row(v).size_gb == 2, "the extend to be done at last")  # type: ignore[misc]
 
 
-def test_a_hanging_inspection_is_answered_in_time(make_backend: Callable[..., Backend]) -> None:
+def test_a_hanging_inspection_is_answered_in_time_and_no_second_one_is_begun_beside_it(
+    make_backend: Callable[..., Backend],
+) -> None:
     backend = make_backend(detach_timeout_s=0.1)
     volume = backend.create()
     backend.script.set("inspect_volume", hang=True)
     report = backend.inspect(volume)
     assert report["storage"] is None
     assert "has not come back" in report["storage_error"]
+    asked = backend.script.calls("inspect_volume")
+    report = backend.inspect(volume)
+    assert (report["storage"], report["storage_error"]) == (None, "an inspection before this one has not come back")
+    assert backend.script.calls("inspect_volume") == asked
+    assert backend.inspect(backend.create())["volume"]["status"] == "available"
     backend.script.clear()
+    wait_until(lambda: backend.inspect(volume)["storage"], "the storage to be asked again")
 
 
 # -- a daemon that isn't there --------------------------------------------------------------------------
