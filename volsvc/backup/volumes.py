@@ -77,7 +77,8 @@ class VolumeAccess:
         """The blocks that the backup of ``operation`` is about.
 
         A user's snapshot; the volume itself while nobody can attach it; or a temporary snapshot, made
-        here if there is none yet.  Raises ``VolumeAccessError`` and what ``control`` raises.
+        here if there is none yet.  Raises ``VolumeAccessError``, ``ServiceDown`` when the volume's daemon stayed away
+        for too long to try again, and what ``control`` raises.
         """
         if operation.action == "backup_create" and operation.second_previous_status == "available":
             # As long as it is backing-up nobody can attach it, extend it or restore to it.
@@ -252,7 +253,11 @@ class VolumeAccess:
     # -- asking a volume daemon --------------------------------------------------------------------
 
     def _do(self, intent: Intent, control: OperationControl) -> models.Operation:
-        """Have an operation done.  Raises ``VolumeAccessError`` when it fails, and what ``control`` raises."""
+        """Have an operation done.
+
+        Raises ``VolumeAccessError`` when it fails, ``ServiceDown`` when nobody began it in its time, and what
+        ``control`` raises.
+        """
         try:
             operation = self._submit(intent)
         except (exc.NotFound, exc.Conflict, exc.InvalidInput) as error:
@@ -286,18 +291,20 @@ class VolumeAccess:
             self._store.request_cancel(operation.id)
             raise
         if operation.state != "done":
-            raise exc.VolumeAccessError(
-                reason=f"{operation.action} of {operation.resource_type} {operation.resource_id}: {operation.error}"
-            )
+            reason = f"{operation.action} of {operation.resource_type} {operation.resource_id}: {operation.error}"
+            if operation.error_class == "OperationTimeout":
+                raise exc.ServiceDown(host=models.backend_of(operation.host or ""), reason=reason)
+            raise exc.VolumeAccessError(reason=reason)
         return operation
 
     def _give_up_if_late(self, operation: models.Operation) -> None:
         """A daemon that is away for good expires nothing, so its side is taken back from here."""
         is_late = operation.deadline_at is not None and operation.deadline_at <= _utcnow()
         if is_late and operation.state == "queued" and self._store.withdraw(operation.id):
-            raise exc.VolumeAccessError(
-                reason=f"{models.backend_of(operation.host or '')} did not begin {operation.action} of "
-                f"{operation.resource_type} {operation.resource_id} in {self._queue_timeout_s():.0f} s; is it running?"
+            raise exc.ServiceDown(
+                host=models.backend_of(operation.host or ""),
+                reason=f"it did not begin {operation.action} of {operation.resource_type} {operation.resource_id} in "
+                f"{self._queue_timeout_s():.0f} s; is it running?",
             )
 
     def _await_for(self, operation: models.Operation, timeout_s: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.backup_service.world import World
 from volsvc import exceptions as exc
+from volsvc.backup import volumes
 from volsvc.operations import RunnerSettings
 from volsvc.ports import Correction, Query
 from volsvc.testing.daemon import wait_until
@@ -171,6 +172,26 @@ def test_a_volume_that_is_cut_off_for_a_moment_is_connected_again(world: World) 
     world.ended(world.restore(world.store.get_backup(world.store.get_operation(operation).resource_id), restored))
     assert world.digest(restored.id) == before
     world.nothing_is_lent()
+
+
+@pytest.mark.parametrize("expires_it", [False, True], ids=["daemon away", "backend broken"])
+def test_a_volume_daemon_that_stays_away_is_waited_for_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, expires_it: bool
+) -> None:
+    """Not once for each try: the wait may be an hour, and it takes the place of another backup."""
+    monkeypatch.setattr(volumes, "GIVE_BACK_TIMEOUT_S", 0.1)
+    world.serve(queue_timeout_s=0.5)
+    volume = world.backend.volume()
+    if expires_it:
+        world.backend.script.set("*", fail=True, error="BackendUnavailable")
+        wait_until(lambda: any(row.state == "lost" for row in world.store.list_services()), "the backend to be lost")
+    else:
+        world.backend.managers[0].stop(2.0)
+    failed = world.ended(world.create(volume), "failed")
+    assert failed.error_class == "ServiceDown"
+    asked = world.store.list_operations(Query(filters={"action": "volume_connect"})).items
+    assert len(asked) == 1
+    assert world.store.get_volume(volume.id).status == "available"
 
 
 def test_force_delete_stops_a_backup_and_leaves_nothing(world: World) -> None:
