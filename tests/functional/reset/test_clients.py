@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import urllib.parse
@@ -327,3 +328,10 @@ def test_only_admins_may_reset_and_each_force_needs_its_own_rule(make_daemon: Ca
 
     assert "| status " in inspect("admin:secret").stdout
     assert "Authentication is required" in inspect("admin:wrong").stderr
+
+    # A dry run shows what an inspection does.
+    policy.write_text('"volsvc:volume:inspect": "!"\n')
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: reset("admin", status="available", force="skip") == 202, "the rules to be read again")
+    assert reset("admin", status="available", dry_run=True) == 403
+    assert reset("admin", status="available") == 202

@@ -12,6 +12,8 @@ from volsvc.api.table import Reply, Row
 #: What each ``force`` needs beyond the reset's own rule.
 _FORCE_RULES = {"ignore": "volsvc:reset:ignore_driver", "skip": "volsvc:reset:skip_driver"}
 
+_INSPECT_RULE = "volsvc:volume:inspect"
+
 
 def _authorize_force(call: Call, body: Mapping[str, Any]) -> None:
     if body.get("force") is not None:
@@ -30,6 +32,9 @@ def _word(body: Mapping[str, Any], name: str) -> str | None:
 def reset_volume(call: Call) -> Reply | None:
     body = call.body["os-reset_status"]
     _authorize_force(call, body)
+    is_dry = _is_dry(body)
+    if is_dry:
+        call.authorize(_INSPECT_RULE)  # its answer has an inspection
     plan = call.api.reset_status(
         call.ctx,
         call.params["id"],
@@ -37,7 +42,7 @@ def reset_volume(call: Call) -> Reply | None:
         attach_status=_word(body, "attach_status"),
         migration_status=_word(body, "migration_status"),
         force=body.get("force"),
-        dry_run=_is_dry(body),
+        dry_run=is_dry,
     )
     return None if plan is None else Reply({"dry_run": plan}, status=200)
 
@@ -93,7 +98,7 @@ _RESETS = (
     ),
 )
 
-ROWS = (*_RESETS, Row("GET", "/volumes/{id}/inspect", inspect_volume, "volsvc:volume:inspect"))
+ROWS = (*_RESETS, Row("GET", "/volumes/{id}/inspect", inspect_volume, _INSPECT_RULE))
 
 #: Below /v2 too, where old tools still ask for exactly this.
 V2_ROWS = _RESETS
