@@ -11,19 +11,19 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from volsvc import exceptions as exc
-from volsvc.drivers.base import VolumeDriver
 
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+DriverT = TypeVar("DriverT")
 
-Method = Callable[[VolumeDriver], Any]
-UseDriver = Callable[[], contextlib.AbstractContextManager[VolumeDriver]]
+Method = Callable[[DriverT], Any]
+UseDriver = Callable[[], contextlib.AbstractContextManager[DriverT]]
 #: What is done with the driver after a late end; the error is None when the call succeeded after all.
-AfterLateEnd = Callable[[VolumeDriver, BaseException | None], None]
+AfterLateEnd = Callable[[DriverT, BaseException | None], None]
 
 
 class DriverHangs(exc.DriverError):
@@ -32,14 +32,14 @@ class DriverHangs(exc.DriverError):
     template = "{what} has not come back within {timeout_s:.1f} s"
 
 
-class _Call:
-    def __init__(self, method: Method) -> None:
+class _Call(Generic[DriverT]):
+    def __init__(self, method: Method[DriverT]) -> None:
         self.method = method
         self.ended = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def run(self, driver: VolumeDriver) -> None:
+    def run(self, driver: DriverT) -> None:
         try:
             self.result = self.method(driver)
         except BaseException as error:  # noqa: BLE001 - whatever a driver raises is its caller's to judge
@@ -53,14 +53,14 @@ class _Call:
         self.ended.set()
 
 
-class _LastCall(_Call):
+class _LastCall(_Call[DriverT]):
     """What is left to be done when a call that was given up has ended; ``always`` also without a driver."""
 
-    def __init__(self, method: Method, always: Callable[[], None]) -> None:
+    def __init__(self, method: Method[DriverT], always: Callable[[], None]) -> None:
         super().__init__(method)
         self._always = always
 
-    def run(self, driver: VolumeDriver) -> None:
+    def run(self, driver: DriverT) -> None:
         try:
             super().run(driver)
             if self.error is not None:
@@ -73,30 +73,30 @@ class _LastCall(_Call):
         self._always()
 
 
-class DriverCalls:
+class DriverCalls(Generic[DriverT]):
     """The calls of one handler, all to the driver that is current at the first one.
 
     Use it as a context manager.  Not thread-safe: one handler waits for one call at a time.
     """
 
-    def __init__(self, use_driver: UseDriver, name: str) -> None:
+    def __init__(self, use_driver: UseDriver[DriverT], name: str) -> None:
         self._use_driver = use_driver
-        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Call[DriverT] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"driver-{name}", daemon=True)
-        self._hanging: _Call | None = None
+        self._hanging: _Call[DriverT] | None = None
 
     @property
     def is_hanging(self) -> bool:
         """Whether a call was given up; no other is made after it."""
         return self._hanging is not None
 
-    def __enter__(self) -> DriverCalls:
+    def __enter__(self) -> DriverCalls[DriverT]:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._queue.put(None)
 
-    def call(self, what: str, method: Callable[[VolumeDriver], T], timeout_s: float) -> T:
+    def call(self, what: str, method: Callable[[DriverT], T], timeout_s: float) -> T:
         """``method``'s result, or what it raised; ``DriverHangs`` after ``timeout_s``, and from then on.
 
         Raises ``BackendUnavailable`` when there is no driver.
@@ -115,7 +115,7 @@ class DriverCalls:
         result: T = call.result
         return result
 
-    def when_it_ends(self, after: AfterLateEnd, always: Callable[[], None]) -> None:
+    def when_it_ends(self, after: AfterLateEnd[DriverT], always: Callable[[], None]) -> None:
         """Leave word for the call that was given up: ``after`` it, and then in any case ``always``.
 
         Both run in its thread, also when it has come back by now.

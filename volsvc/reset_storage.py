@@ -47,7 +47,7 @@ class StorageReset:
         operation: models.Operation,
         plan: Plan,
         backend: str,
-        calls: DriverCalls,
+        calls: DriverCalls[VolumeDriver],
         call_timeout_s: float,
         deadline: float,
         clock: Clock,

@@ -59,7 +59,7 @@ class ResetWork:
         *,
         host: str,
         store: Store,
-        use_driver: UseDriver,
+        use_driver: UseDriver[VolumeDriver],
         alone: Callable[[str, OperationControl, float], Lease],
         on_unavailable: Callable[[exc.BackendUnavailable], None],
         settings: Callable[[], ResetSettings],
@@ -138,7 +138,7 @@ class ResetWork:
         return Result(result=inspection.report(again, view, error))
 
     def _look(
-        self, calls: DriverCalls, situation: Situation, timeout_s: float
+        self, calls: DriverCalls[VolumeDriver], situation: Situation, timeout_s: float
     ) -> tuple[models.StorageView | None, str | None]:
         try:
             return calls.call("inspect", inspecting(situation), timeout_s), None

@@ -27,6 +27,7 @@ from volsvc.ports import Clock, Doorbell, Notifier, Store
 BlueprintLoader = Callable[[], Blueprint[BackupDriver]]
 BackupAction = Action[BackupDriver]
 
+STORE_SHARE = 0.4  # of the time that a reset has, for the store to answer
 STOP_SHARE = 0.4  # of the time that a reset has, for what runs on the backup to stop
 
 
@@ -97,6 +98,7 @@ class BackupManager(DriverManager[BackupDriver, BackupStats, BackupManagerSettin
             alone=self.runner.alone,
             on_unavailable=self._on_unavailable,
             stop_s=lambda: self._settings.answer_timeout_s * STOP_SHARE,
+            store_s=lambda: self._settings.answer_timeout_s * STORE_SHARE,
         )
 
     @property

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.backup_service.world import World
 from volsvc import exceptions as exc
+from volsvc import models
 from volsvc.backup import volumes
 from volsvc.operations import RunnerSettings
 from volsvc.ports import Correction, Query
@@ -272,6 +273,18 @@ def test_a_restore_gives_its_own_volume_back_whatever_the_backup_has_left(world:
     assert [each.state for each in world.store.list_operations(given_back).items] == ["done"]
 
 
+def test_a_database_that_is_away_is_a_line_in_the_log_and_no_traceback(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(host: str) -> list[models.Backup]:
+        raise exc.StoreUnavailable(reason="unplugged")
+
+    monkeypatch.setattr(world.store, "backups_with_leftovers", away)
+    world.serve()
+    wait_until(lambda: "unplugged" in caplog.text, "the log to say it")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_a_backup_of_another_store_is_not_called_deleted(world: World) -> None:
     world.serve()
     volume = world.backend.volume()
@@ -399,6 +412,25 @@ class TestReset:
         assert world.store.get_backup(backup.id).status == "available"
         assert world.store.get_volume(volume.id).status == "error_restoring"
         world.nothing_is_lent()
+
+    def test_a_store_that_hangs_fails_it_in_time_and_its_late_answer_is_kept(self, world: World) -> None:
+        world.serve(answer_timeout_s=1.0)
+        volume = world.backend.volume()
+        world.fill(volume, seed=1)
+        backup = world.backup(volume)
+        world.store.correct(b.intent("backup_reset", backup.id), Correction(status="error"), {})
+        world.script.set("list", hang=True)
+        failed = world.ended(self._reset(world, backup.id), "failed")
+        assert "has not come back" in str(failed.error)
+        held = world.ended(self._reset(world, backup.id, force="ignore"), "failed")
+        assert held.error_class == "Conflict"
+        assert world.store.get_backup(backup.id).status == "error"
+        world.script.clear()
+        wait_until(lambda: world.store.get_operation(failed.id).result.get("late"), "the late answer to be kept")
+        assert world.store.get_operation(failed.id).result["late"][0]["error"] is None
+        assert world.store.get_backup(backup.id).status == "error"
+        world.ended(self._reset(world, backup.id))
+        assert world.store.get_backup(backup.id).status == "available"
 
     @staticmethod
     def _reset(world: World, backup_id: str, force: str | None = None) -> str:
