@@ -215,6 +215,8 @@ class DriverService(Generic[DriverT, StatsT, SettingsT]):
         while not self._stop.is_set():
             try:
                 self.publish_service_capabilities()
+            except exc.StoreUnavailable as error:
+                LOG.warning("%s: publishing goes on at the next interval: %s", self.label, error)
             except BaseException:
                 LOG.exception("%s: publishing failed; it is tried again at the next interval", self.label)
             self._wake.wait(self._pause_s())
