@@ -305,7 +305,11 @@ def test_only_admins_may_reset_and_each_force_needs_its_own_rule(make_daemon: Ca
         connection.close()
         return response.status, json.loads(text) if text else None
 
-    wait_until(lambda: ask("admin", "GET", "/v3/os-services")[1]["services"][0]["state"] == "up", "the backend")
+    def is_up() -> bool:
+        services = ask("admin", "GET", "/v3/os-services")[1]["services"]
+        return any(service["binary"] == "cinder-volume" and service["state"] == "up" for service in services)
+
+    wait_until(is_up, "the backend")
     volume = ask("bob", "POST", "/v3/volumes", {"volume": {"size": 1}})[1]["volume"]["id"]
     wait_until(lambda: ask("bob", "GET", f"/v3/volumes/{volume}")[1]["volume"]["status"] == "available", "the volume")
 
