@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +37,7 @@ class OperationControl:
 
     ``end``: writes an outcome under the claim, for handlers that must see whether it was written.
     ``is_leaving``: whether the daemon is about to stop and lets what runs finish.
+    ``aside``: lets others work in the handler's place, see ``aside``.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class OperationControl:
         end: Callable[[Outcome], None] = _cannot_end,
         *,
         is_leaving: Callable[[], bool] = lambda: False,
+        aside: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self.operation = operation
         self.has_ended = False
@@ -54,6 +58,7 @@ class OperationControl:
         self._clock = clock
         self._end = end
         self._is_leaving = is_leaving
+        self._stand_aside = aside
         self._reported_at = clock()
         self._yields_to: str | None = None
 
@@ -80,6 +85,13 @@ class OperationControl:
         """Raises ``OperationInterrupted`` as soon as the daemon is to stop: for a handler that only waits."""
         if self._is_leaving():
             raise exc.OperationInterrupted(id=self.operation.id)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """While another daemon is waited for, others may work in this handler's place.
+
+        Leaving it waits for a place again, and raises like ``checkpoint`` meanwhile.
+        """
+        return self._stand_aside()
 
     def report(self, done_bytes: int, total_bytes: int) -> None:
         """Write progress at once; raises like ``checkpoint``.  A database that is away is waited out."""

@@ -15,10 +15,11 @@ what they ask for with ``alone``.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = ["Handler", "Lease", "OperationControl", "OperationRunner", "Result", 
 LOG = logging.getLogger(__name__)
 
 REMEMBERED_ENDS = 4096
+MAX_ASIDE = 64  # handlers that wait for another daemon beside those that work
 LEASE_POLL_S = 0.2
 DATABASE_PAUSE_S = 1.0  # before what met a database that is away runs again
 
@@ -117,9 +119,15 @@ class OperationRunner:
         self._running: dict[str, _Running] = {}
         self._doubtful: set[str] = set()  # claims whose answer was lost
         self._ended: collections.OrderedDict[str, None] = collections.OrderedDict()
-        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"op-{host}")
+        self._aside: set[str] = set()  # running, but waiting for another daemon
+        self._returning: set[str] = set()  # of those, ready to go on: served before what is new
+        self._pool = self._new_pool(settings)
         self._express_pool = ThreadPoolExecutor(settings.express_workers, thread_name_prefix=f"express-{host}")
         self._dispatcher = threading.Thread(target=self._dispatch_loop, name=f"dispatch-{host}", daemon=True)
+
+    def _new_pool(self, settings: RunnerSettings) -> ThreadPoolExecutor:
+        """Threads are made when they are needed; those that wait aside need one too."""
+        return ThreadPoolExecutor(settings.workers + MAX_ASIDE, thread_name_prefix=f"op-{self.host}")
 
     # -- life ---------------------------------------------------------------------
 
@@ -191,7 +199,7 @@ class OperationRunner:
             before, self._settings = self._settings, settings
             if before.workers != settings.workers:
                 old = self._pool
-                self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"op-{self.host}")
+                self._pool = self._new_pool(settings)
                 old.shutdown(wait=False)
         self._bell.set()
 
@@ -296,19 +304,24 @@ class OperationRunner:
     def _dispatch(self) -> None:
         while not self._stopping.is_set() and self._is_accepting():
             may_be_more = self._dispatch_express()
-            free = self._settings.workers - self._count_running(is_express=False)
+            free = self._settings.workers - self._count_working(with_returning=True)
             if free > 0 and not self._leaving.is_set():
                 may_be_more = self._dispatch_some(free) or may_be_more
             if not may_be_more:
                 return
 
-    def _count_running(self, *, is_express: bool) -> int:
+    def _count_working(self, *, with_returning: bool) -> int:
         with self._changed:
-            return sum((not running.holds) == is_express for running in self._running.values())
+            idle = self._aside - self._returning if with_returning else self._aside
+            return sum(bool(running.holds) and key not in idle for key, running in self._running.items())
+
+    def _count_express(self) -> int:
+        with self._changed:
+            return sum(not running.holds for running in self._running.values())
 
     def _dispatch_express(self) -> bool:
         """Start what doesn't stand in line; whether more than was looked at may wait."""
-        free = self._settings.express_workers - self._count_running(is_express=True)
+        free = self._settings.express_workers - self._count_express()
         if not self._express_hosts or free <= 0:
             return False
         started = False
@@ -361,12 +374,47 @@ class OperationRunner:
             self._clock,
             lambda outcome: self._until_store_answers(lambda: self._store.finish(operation, outcome)),
             is_leaving=self._leaving.is_set,
+            aside=lambda: self._stand_aside(control),
         )
         running = _Running(operation, control, holds)
         with self._changed:
             self._running[operation.id] = running
             pool = self._pool if holds else self._express_pool
             pool.submit(self._run, running)
+
+    @contextlib.contextmanager
+    def _stand_aside(self, control: OperationControl) -> Iterator[None]:
+        """Others may work in this handler's place meanwhile; it has to get one again before it goes on.
+
+        Raises like ``checkpoint`` while it waits for that.
+        """
+        operation = control.operation
+        with self._changed:
+            has_room = len(self._aside) < MAX_ASIDE
+            if has_room:
+                self._aside.add(operation.id)
+        if not has_room:
+            yield
+            return
+        self._bell.set()
+        try:
+            yield
+            with self._changed:
+                self._returning.add(operation.id)
+            while not self._has_place_again(operation.id):
+                control.checkpoint(operation.progress_done, operation.progress_total)
+        finally:
+            with self._changed:
+                self._aside.discard(operation.id)
+                self._returning.discard(operation.id)
+
+    def _has_place_again(self, operation_id: str) -> bool:
+        with self._changed:
+            if self._count_working(with_returning=False) >= self._settings.workers:
+                self._changed.wait(LEASE_POLL_S)
+                return False
+            self._aside.discard(operation_id)
+            return True
 
     def _settle_doubtful_claims(self) -> None:
         """A claim that the database has and we were not told of goes back to the queue: nobody works on it."""

@@ -272,21 +272,15 @@ class VolumeAccess:
         return operation
 
     def _await(self, operation: models.Operation, control: OperationControl) -> models.Operation:
-        pause_s = _FIRST_PAUSE_S
         try:
-            while operation.is_open:
-                control.checkpoint(control.operation.progress_done, control.operation.progress_total)
-                try:
-                    self._doorbell.wait_for(operation, WAIT_SLICE_S)
-                except exc.ServiceDown as error:
-                    LOG.debug("operation %s waits: %s", operation.id, error)
-                operation = self._store.get_operation(operation.id)
-                if operation.is_open:
-                    if operation.state == "queued":
-                        control.raise_if_leaving()
-                    self._give_up_if_late(operation)
-                    time.sleep(pause_s)
-                    pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            # One slice first: a daemon that is there has done it by then.
+            operation = self._look(operation, control)
+            if operation.state == "queued":
+                # It may be away for an hour, and other backups are of volumes whose daemon is there.
+                with control.aside():
+                    operation = self._await_end(operation, control)
+            else:
+                operation = self._await_end(operation, control)
         except exc.OperationCancelled:
             self._store.request_cancel(operation.id)
             raise
@@ -296,6 +290,25 @@ class VolumeAccess:
                 raise exc.ServiceDown(host=models.backend_of(operation.host or ""), reason=reason)
             raise exc.VolumeAccessError(reason=reason)
         return operation
+
+    def _await_end(self, operation: models.Operation, control: OperationControl) -> models.Operation:
+        pause_s = _FIRST_PAUSE_S
+        while operation.is_open:
+            if operation.state == "queued":
+                control.raise_if_leaving()
+            self._give_up_if_late(operation)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            operation = self._look(operation, control)
+        return operation
+
+    def _look(self, operation: models.Operation, control: OperationControl) -> models.Operation:
+        control.checkpoint(control.operation.progress_done, control.operation.progress_total)
+        try:
+            self._doorbell.wait_for(operation, WAIT_SLICE_S)
+        except exc.ServiceDown as error:
+            LOG.debug("operation %s waits: %s", operation.id, error)
+        return self._store.get_operation(operation.id)
 
     def _give_up_if_late(self, operation: models.Operation) -> None:
         """A daemon that is away for good expires nothing, so its side is taken back from here."""
