@@ -274,7 +274,7 @@ def test_a_signal_during_the_start_is_not_lost(make: Make) -> None:
     daemon = make()
     daemon.start(wait=False)
     pathlib.Path(f"/proc/{daemon.pid}").stat()
-    daemon.wait_for_log("running service in main process")
+    daemon.wait_for_log("the REST API listens on")
     daemon.signal(signal.SIGHUP)
     assert reload_ended(daemon, 0)["error"] is None
     assert daemon.stop() == 0
