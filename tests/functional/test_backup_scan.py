@@ -8,8 +8,12 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.functional.user import User
 from volsvc.testing.daemon import Daemon, wait_until
+
+pytestmark = pytest.mark.slow
 
 
 def scan(daemon: Daemon, *more: str) -> subprocess.CompletedProcess[str]:

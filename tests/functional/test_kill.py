@@ -113,6 +113,7 @@ def run_rounds(daemon: Daemon, rounds: int) -> None:
     assert read_stamps(witness) == (writer.count, writer.count)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_finishes_what_it_promised(make_daemon: Callable[..., Daemon]) -> None:
     run_rounds(make_daemon(), rounds=3)
 

@@ -104,6 +104,7 @@ def test_later_files_and_directories_win_over_earlier_files(tmp_path: pathlib.Pa
 # -- volsvc-manage ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_admins_tool_works_while_the_api_is_down(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon(program="volsvc-volume").start()
     api = make_daemon(daemon.root, program="volsvc-api").start().wait_ready()

@@ -17,6 +17,8 @@ from tests.functional.user import User
 from volsvc.testing.daemon import Daemon, wait_until
 from volsvc.testing.filesystems import mounted_tmpfs
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., BackupDaemon]
 
 

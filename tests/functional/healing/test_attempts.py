@@ -10,6 +10,8 @@ import pytest
 from tests.functional.healing.backends import GONE, HealingDaemon
 from volsvc.testing.daemon import wait_until
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., HealingDaemon]
 
 

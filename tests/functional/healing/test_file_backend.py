@@ -16,6 +16,8 @@ from tests.functional.user import User
 from volsvc.testing.daemon import wait_until
 from volsvc.testing.filesystems import mounted_tmpfs
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., HealingDaemon]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.functional.healing.backends import GONE, HealingDaemon
 from volsvc.testing.daemon import wait_until
 
@@ -51,6 +53,7 @@ def test_a_hang_that_ends_in_failure_is_told_once(start: Start) -> None:
     assert [e["attempt"] for e in daemon.notifications(END)] == [2]
 
 
+@pytest.mark.slow
 def test_a_loss_is_told_by_its_attempts(start: Start) -> None:
     daemon = start(backend_loss_threshold=1)
     daemon.wait_state("one", "ready")

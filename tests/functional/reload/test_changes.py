@@ -16,6 +16,8 @@ from tests.functional.reload.reloading import applied, refused, reload, reload_e
 from volsvc.testing.daemon import wait_until
 from volsvc.testing.nbd_client import NbdClient
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., HealingDaemon]
 CONNECTOR = {"host": "test", "ip": "127.0.0.1", "initiator": "iqn.test"}
 

@@ -12,6 +12,8 @@ from tests.functional.healing.backends import HealingDaemon
 from tests.functional.reload.reloading import applied, refused, reload_ended
 from volsvc.testing.daemon import wait_until
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., HealingDaemon]
 
 DRIVER = """

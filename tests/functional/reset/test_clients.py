@@ -240,6 +240,7 @@ def test_old_paths_are_answered_the_same_for_this_action_only(user: User, path: 
     user.cinder.volumes.delete(volume.id)
 
 
+@pytest.mark.slow
 def test_what_is_stuck_is_shown_with_its_mend_and_mended(user: User, tmp_path: pathlib.Path) -> None:
     volume, attached = user.create(1), user.create(1)
     connection = user.connect(attached)

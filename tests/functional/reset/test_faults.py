@@ -16,6 +16,8 @@ from tests.functional.scripted import ScriptedDaemon
 from tests.functional.user import CONNECTOR, Connection, User
 from volsvc.testing.daemon import Daemon, exporters_under, wait_until
 
+pytestmark = pytest.mark.slow
+
 ACTION = "os-reset_status"
 
 
@@ -74,7 +76,6 @@ def test_killed_in_each_step_the_next_daemon_finishes_the_reset(
     assert inspect(user, volume)["disagreements"] == []
 
 
-@pytest.mark.slow
 def test_killed_daemons_client_is_severed_or_served_as_the_record_says(make_daemon: Callable[..., Daemon]) -> None:
     """On the file driver, killed at moments spread over the few milliseconds that a reset takes."""
     daemon = make_daemon()
@@ -247,7 +248,6 @@ def test_attaches_that_hang_leave_threads_for_everybody_else(make_daemon: Callab
     assert statuses == ["attaching"] * 5 + ["available"] * 3, "nothing is left of those that were refused"
 
 
-@pytest.mark.slow
 def test_an_exporter_that_hangs_is_killed_to_sever_its_client(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     user = User(daemon.start().wait_ready())

@@ -118,6 +118,7 @@ def test_a_full_store_fails_the_backup_at_any_object_and_keeps_nothing_of_it(wor
     world.nothing_is_lent()
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_at_any_call_is_waited_for_and_nothing_is_done_twice(world: World) -> None:
     world.serve(backend_loss_threshold=1)
     volume = world.backend.volume()

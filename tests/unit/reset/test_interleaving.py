@@ -356,6 +356,7 @@ def test_ignore_goes_on_beside_a_driver_that_hangs_and_what_it_does_late_is_undo
         client.write(0, b"late")
 
 
+@pytest.mark.slow
 def test_others_go_on_while_a_call_about_one_volume_hangs(make_backend: Callable[..., Backend]) -> None:
     backend = make_backend(detach_timeout_s=0.1)
     volumes = [backend.create() for _ in range(10)]
