@@ -42,3 +42,14 @@ def make_daemon() -> Iterator[Callable[..., Daemon]]:
     yield make
     for daemon in reversed(made):
         daemon.end()
+
+
+# Suites of faults: each test starts daemons, breaks something and waits for it to be noticed.
+SLOW_SUITES = frozenset({"backup", "backup_service", "healing", "reload", "reset"})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in SLOW_SUITES and item.path.parent.parent.name == "functional":
+            item.add_marker(pytest.mark.slow)
