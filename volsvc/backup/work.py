@@ -31,6 +31,7 @@ Action = Callable[[models.Operation, BackupDriver, OperationControl], Result]
 
 #: Pauses before a volume that can't be reached is tried again, seconds.
 RETRY_PAUSES_S = (0.5, 2.0, 5.0, 10.0)
+PAUSE_SLICE_S = 0.5  # of it, between two looks whether the daemon is to stop
 _JOURNAL = "restore-"
 #: These end nothing: the operation goes on later, or is another's already.
 _GOES_ON = (exc.OperationInterrupted, exc.OperationSuperseded, exc.BackendUnavailable, exc.StoreUnavailable)
@@ -83,10 +84,9 @@ class BackupActions:
         except BaseException as error:
             self._give_up_creating(operation, driver, backup, error)
             raise
-        columns = {**columns_of(root), "fail_reason": None}
-        self._give_back(operation)
+        columns = {**columns_of(root), "fail_reason": None, **self._give_back(operation)}
         self._events.end("create", operation, backup)
-        return Result(first={**columns, "temp_snapshot_id": None})
+        return Result(first=columns)
 
     def _read_volume(
         self, operation: models.Operation, driver: BackupDriver, control: OperationControl, backup: models.Backup
@@ -122,13 +122,14 @@ class BackupActions:
                 columns["is_stored"] = False
             except Exception:
                 LOG.exception("backup %s: what is stored of it stays until it is deleted", backup.id)
-        self._give_back(operation)
-        self._store.note(operation, {**columns, "temp_snapshot_id": None})
+        self._store.note(operation, {**columns, **self._give_back(operation)})
         self._events.error("create", operation, backup, error)
 
-    def _give_back(self, operation: models.Operation) -> None:
+    def _give_back(self, operation: models.Operation) -> dict[str, Any]:
+        """Give back what a backup was lent; what its record then says of that, so that a sweep finds what stays."""
         self._volumes.disconnect(operation)
-        self._volumes.give_back_snapshot(self._store.get_backup(operation.resource_id))
+        is_given_back = self._volumes.give_back_snapshot(self._store.get_backup(operation.resource_id))
+        return {"temp_snapshot_id": None} if is_given_back else {}
 
     # -- restore ---------------------------------------------------------------------------
 
@@ -234,8 +235,9 @@ class BackupActions:
                 return run()
             except exc.VolumeAccessError as error:
                 LOG.warning("operation %s: connects again in %.1f s: %s", operation.id, pause_s, error)
-            self._sleep(pause_s)
-            control.checkpoint(operation.progress_done, operation.progress_total)
+            for _ in range(round(pause_s / PAUSE_SLICE_S)):
+                self._sleep(PAUSE_SLICE_S)
+                control.checkpoint(operation.progress_done, operation.progress_total)
         return run()
 
     @staticmethod
